@@ -1,0 +1,289 @@
+"""What does a lock manager plugin promise the guard, and in which words?
+
+Holds the closed sets (modes, types, states, capabilities), the values that
+cross the boundary, the errors with their exit codes, and the `Plugin` base
+class. It must not know any lock manager, nor the supervisor. Imported on the
+launch path: plain classes, no enum, typing or dataclasses (README, D2).
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import ClassVar, Protocol
+
+    class Carrier(Protocol):
+        """The guard's carrier: descriptors that the guest holds until it is dead."""
+
+        def keep(self, name: str, fd: int) -> None:
+            """Send a duplicate of `fd` to the guest under `name`; `fd` stays the caller's."""
+
+        def drop(self, name: str) -> None:
+            """Take the copy sent under `name` back out of the guest's hands."""
+
+
+class Mode:
+    """How a lease is held."""
+
+    EXCLUSIVE = "exclusive"
+    SHARED = "shared"
+    ALL = (EXCLUSIVE, SHARED)
+
+
+class ResourceType:
+    """What a lease is on."""
+
+    DISK = "disk"
+    VM = "vm"
+    LEASE = "lease"
+    ALL = (DISK, VM, LEASE)
+
+
+class LeaseState:
+    """The condition of a lease; `UNKNOWN` is treated as held elsewhere."""
+
+    HELD = "held"
+    LOST = "lost"
+    PENDING = "pending"
+    UNKNOWN = "unknown"
+    ALL = (HELD, LOST, PENDING, UNKNOWN)
+
+
+class Capability:
+    """What a plugin can do beyond acquire, release and inquire."""
+
+    RESOURCES = "resources"
+    HOTPLUG = "hotplug"
+    MIGRATION = "migration"
+    EXPIRES = "expires"
+    GENERATIONS = "generations"
+    VM = "vm"
+    ALL = (RESOURCES, HOTPLUG, MIGRATION, EXPIRES, GENERATIONS, VM)
+
+
+class Guest:
+    """The virtual machine on whose behalf leases are acquired."""
+
+    __slots__ = ("id", "name", "uuid")
+
+    def __init__(self, uuid: str, name: str, guest_id: str | None = None) -> None:
+        self.uuid = uuid
+        self.name = name
+        self.id = guest_id
+
+
+class Resource:
+    """One thing to claim: a disk by path, or an explicit lease by lockspace and key.
+
+    `path` is the name as given; `identity` replaces it where the plugin's
+    names must be equal on several hosts. `lockspace`, `key` and
+    `offset_bytes` are set for `ResourceType.LEASE` only.
+    """
+
+    __slots__ = ("identity", "key", "lockspace", "mode", "offset_bytes", "path", "type")
+
+    def __init__(
+        self,
+        path: str,
+        mode: str = Mode.EXCLUSIVE,
+        resource_type: str = ResourceType.DISK,
+        *,
+        lockspace: str | None = None,
+        key: str | None = None,
+        offset_bytes: int = 0,
+        identity: str | None = None,
+    ) -> None:
+        self.type = resource_type
+        self.path = path
+        self.mode = mode
+        self.lockspace = lockspace
+        self.key = key
+        self.offset_bytes = offset_bytes
+        self.identity = identity
+
+
+class Lease:
+    """One claim that a plugin acquired; `lease` is the lock manager's own name for it."""
+
+    __slots__ = ("generation", "lease", "lockspace", "mode", "resource", "state", "type")
+
+    def __init__(
+        self, resource: Resource, lockspace: str, lease: str, generation: int | None = None
+    ) -> None:
+        self.resource = resource.path
+        self.type = resource.type
+        self.mode = resource.mode
+        self.lockspace = lockspace
+        self.lease = lease
+        self.generation = generation
+        self.state = LeaseState.HELD
+
+    def as_json(self) -> dict[str, object]:
+        """Return the lease as `status --json` shows it."""
+        return {
+            "resource": self.resource,
+            "type": self.type,
+            "mode": self.mode,
+            "lockspace": self.lockspace,
+            "lease": self.lease,
+            "generation": self.generation,
+            "state": self.state,
+        }
+
+
+class Holder:
+    """Who has a lease: `pid` where the lock manager knows it, else words alone."""
+
+    __slots__ = ("description", "generation", "host", "mode", "pid")
+
+    def __init__(
+        self,
+        mode: str,
+        description: str,
+        pid: int | None = None,
+        host: str | None = None,
+        generation: int | None = None,
+    ) -> None:
+        self.mode = mode
+        self.description = description
+        self.pid = pid
+        self.host = host
+        self.generation = generation
+
+
+def shown(text: str) -> str:
+    """Return `text` fit for one line: control characters as \\xNN."""
+    if text.isprintable():
+        return text
+    return "".join(
+        c if c.isprintable() or ord(c) > 0x9F else f"\\x{ord(c):02x}"  # surrogates pass as bytes
+        for c in text
+    )
+
+
+class LockError(Exception):
+    """cannot VERB NAME: REASON; ADVICE. Exit code 111 unless a subclass says otherwise."""
+
+    exit_code = 111
+
+    def __init__(self, verb: str, name: str, reason: str, advice: str = "") -> None:
+        super().__init__(verb, name, reason, advice)
+        self.verb = verb
+        self.name = name
+        self.reason = reason
+        self.advice = advice
+
+    def __str__(self) -> str:
+        """Render the one line that a person sees (style: what, to what, why, what to do)."""
+        text = f"cannot {self.verb} {shown(self.name)}: {shown(self.reason)}"
+        return f"{text}; {shown(self.advice)}" if self.advice else text
+
+    def fields(self) -> dict[str, object]:
+        """Return the error's fields for the control pipe."""
+        return {"verb": self.verb, "name": self.name, "reason": self.reason, "advice": self.advice}
+
+
+class LeaseHeldError(LockError):
+    """Someone else holds the lease; `holder` says who."""
+
+    exit_code = 110
+
+    def __init__(
+        self, verb: str, name: str, reason: str, advice: str = "", holder: Holder | None = None
+    ) -> None:
+        super().__init__(verb, name, reason, advice)
+        self.holder = holder
+
+
+class LeaseUnknownError(LockError):
+    """It cannot be told who holds the lease: treated as held elsewhere, never as free."""
+
+
+class LeaseLostError(LockError):
+    """We held the lease and do not any more; the guest has to be fenced."""
+
+    exit_code = 112
+
+
+class ResourceError(LockError):
+    """The resource itself is missing, cannot be opened, or is of the wrong kind."""
+
+
+class UnsupportedError(LockError):
+    """The plugin cannot do this; raised before anything is touched."""
+
+
+class ConfigError(LockError):
+    """A plugin, key or value that does not exist; names what is allowed."""
+
+    exit_code = 2
+
+
+class Plugin:
+    """One lock manager, on behalf of one guest.
+
+    Every call but `in_child` is made on the guard's jobs thread (`renew`: on
+    its renewal thread) and may block; none may be made after `close`. `carrier`
+    makes descriptors live as long as the guest. `config` holds the plugin's
+    configuration table, already checked against `CONFIG_KEYS`.
+    """
+
+    name: ClassVar[str] = ""
+    capabilities: ClassVar[tuple[str, ...]] = ()
+    CONFIG_KEYS: ClassVar[tuple[str, ...]] = ()
+    PROOF_TERM_S: ClassVar[float] = 0.0
+    RENEW_EVERY_S: ClassVar[float] = 0.0
+
+    def __init__(self, config: Mapping[str, str], carrier: Carrier) -> None:
+        self.config = config
+        self.carrier = carrier
+
+    def open(self, guest: Guest) -> None:
+        """Connect to the lock manager for `guest`; raises LockError when it cannot be reached."""
+
+    def in_child(self) -> None:
+        """Register the calling process, whose death will free the leases (before exec)."""
+
+    def acquire(self, resources: Sequence[Resource], wait_until: float | None) -> list[Lease]:
+        """Acquire all of `resources` or none, in the order given.
+
+        `wait_until` is an instant of CLOCK_BOOTTIME (seconds; infinity waits
+        for ever), None refuses at once. While waiting nothing is held. A wait
+        may overstay: the guard ends it by exiting. Raises LeaseHeldError,
+        LeaseUnknownError, ResourceError, UnsupportedError; then nothing is
+        held and no resource has changed.
+        """
+        raise NotImplementedError
+
+    def release(self, lease: Lease) -> None:
+        """Release one lease of ours at once; raises LockError when it cannot be confirmed."""
+        raise NotImplementedError
+
+    def reacquire(self, lease: Lease) -> None:
+        """Acquire a released lease again if its generation is unchanged, else LeaseLostError."""
+        raise UnsupportedError("re-acquire", lease.resource, f"plugin {self.name} cannot")
+
+    def inquire(self, resource: Resource) -> list[Holder]:
+        """Return who holds the resource, ourselves included; changes nothing."""
+        raise NotImplementedError
+
+    def watch_fds(self) -> tuple[int, ...]:
+        """Return descriptors whose readability `on_readable` wants to hear of."""
+        return ()
+
+    def on_readable(self, fd: int) -> None:
+        """Look at a watched descriptor; raises LeaseLostError when a lease is gone."""
+
+    def renew(self) -> float:
+        """Prove every lease once more; returns when the proven request was sent.
+
+        The instant is in seconds of CLOCK_BOOTTIME; the guest is fenced
+        PROOF_TERM_S after it unless a later proof arrives. Raises
+        LeaseLostError when a lease is proven lost; any other LockError means
+        "not proven", and is tried again after RENEW_EVERY_S.
+        """
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Let go of the lock manager; leases that are still held stay with the guest."""

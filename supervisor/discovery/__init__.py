@@ -1,0 +1,1 @@
+"""Which disks a guest will open, read from its command line and its images."""

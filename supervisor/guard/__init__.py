@@ -1,0 +1,1 @@
+"""The supervisor proper: one lean process per guest (standard library and prctl only)."""
