@@ -1,0 +1,88 @@
+"""What may every test ask for? Counts by the length of the run, and the tools of this machine.
+
+Fixtures for single subjects live beside their tests, or in `tests/support`.
+"""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import subprocess
+from typing import TYPE_CHECKING
+
+import hypothesis
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_TOOLS = ("qemu-system-x86_64", "sanlock", "etcd")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("lock-supervisor")
+    group.addoption("--long", action="store_true", help="full durations and counts")
+    group.addoption(
+        "--strict-env", action="store_true", help="a missing tool fails the test, does not skip it"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # Deadlines are the tests' own: a busy machine is no fault of the example.
+    examples = 2000 if config.getoption("--long") else 100
+    hypothesis.settings.register_profile("ours", deadline=None, max_examples=examples)
+    hypothesis.settings.load_profile("ours")
+
+
+def pytest_report_header() -> list[str]:
+    machine = f"kernel {platform.release()}, python {platform.python_version()}"
+    return [machine, *(f"{tool}: {_version(tool)}" for tool in _TOOLS)]
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--long"):
+        return
+    left_out = [item for item in items if item.get_closest_marker("long")]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
+
+
+@pytest.fixture(scope="session")
+def rounds(pytestconfig: pytest.Config) -> Callable[[int, int], int]:
+    """Choose a count: `rounds(default, long)`."""
+
+    def chosen(default: int, long: int) -> int:
+        return long if pytestconfig.getoption("--long") else default
+
+    return chosen
+
+
+@pytest.fixture(scope="session")
+def require(pytestconfig: pytest.Config) -> Callable[[str], str]:
+    """Return a tool's path: `require("etcd")`; missing it skips, or fails under --strict-env."""
+
+    def found(tool: str) -> str:
+        path = shutil.which(tool)
+        if path is None:
+            refuse = pytest.fail if pytestconfig.getoption("--strict-env") else pytest.skip
+            refuse(f"{tool} is not installed; run bin/setup")
+        return path
+
+    return found
+
+
+def _version(tool: str) -> str:
+    try:
+        result = subprocess.run(
+            [tool, "--version"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+    except FileNotFoundError:
+        return "not installed"
+    lines = (result.stdout + result.stderr).strip().splitlines()
+    return lines[0] if lines else f"exit {result.returncode}"
