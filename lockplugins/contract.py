@@ -174,14 +174,19 @@ class LockError(Exception):
         self.reason = reason
         self.advice = advice
 
+    def because(self) -> str:
+        """Return the reason with its evidence."""
+        return self.reason
+
     def __str__(self) -> str:
         """Render the one line that a person sees (style: what, to what, why, what to do)."""
-        text = f"cannot {self.verb} {shown(self.name)}: {shown(self.reason)}"
+        text = f"cannot {self.verb} {shown(self.name)}: {shown(self.because())}"
         return f"{text}; {shown(self.advice)}" if self.advice else text
 
     def fields(self) -> dict[str, object]:
         """Return the error's fields for the control pipe."""
-        return {"verb": self.verb, "name": self.name, "reason": self.reason, "advice": self.advice}
+        reason = self.because()
+        return {"verb": self.verb, "name": self.name, "reason": reason, "advice": self.advice}
 
 
 class LeaseHeldError(LockError):
@@ -194,6 +199,10 @@ class LeaseHeldError(LockError):
     ) -> None:
         super().__init__(verb, name, reason, advice)
         self.holder = holder
+
+    def because(self) -> str:
+        """Return "held by" and the holder's description as it is now: the guard may enrich it."""
+        return f"held by {self.holder.description}" if self.holder else self.reason
 
 
 class LeaseUnknownError(LockError):
@@ -223,17 +232,21 @@ class ConfigError(LockError):
 class Plugin:
     """One lock manager, on behalf of one guest.
 
-    Every call but `in_child` is made on the guard's jobs thread (`renew`: on
-    its renewal thread) and may block; none may be made after `close`. `carrier`
-    makes descriptors live as long as the guest. `config` holds the plugin's
-    configuration table, already checked against `CONFIG_KEYS`.
+    Every call is made on the guard's jobs thread (`renew`: on its renewal
+    thread) and may block; none may be made after `close`. `carrier` makes
+    descriptors live as long as the guest. `config` holds the plugin's
+    configuration table, already checked against `CONFIG_KEYS`. With
+    `FREED_BY_DEATH` the deaths of guest and guard free every lease, and the
+    guard calls neither `release` nor `close` at the guest's end.
     """
 
-    name: ClassVar[str] = ""
-    capabilities: ClassVar[tuple[str, ...]] = ()
     CONFIG_KEYS: ClassVar[tuple[str, ...]] = ()
-    PROOF_TERM_S: ClassVar[float] = 0.0
-    RENEW_EVERY_S: ClassVar[float] = 0.0
+    # A class states these; an instance may know better (a composite, a configured term).
+    name: str = ""
+    capabilities: tuple[str, ...] = ()
+    FREED_BY_DEATH: bool = False
+    PROOF_TERM_S: float = 0.0
+    RENEW_EVERY_S: float = 0.0
 
     def __init__(self, config: Mapping[str, str], carrier: Carrier) -> None:
         self.config = config
@@ -241,9 +254,6 @@ class Plugin:
 
     def open(self, guest: Guest) -> None:
         """Connect to the lock manager for `guest`; raises LockError when it cannot be reached."""
-
-    def in_child(self) -> None:
-        """Register the calling process, whose death will free the leases (before exec)."""
 
     def acquire(self, resources: Sequence[Resource], wait_until: float | None) -> list[Lease]:
         """Acquire all of `resources` or none, in the order given.

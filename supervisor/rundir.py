@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-from _json import encode_basestring_ascii  # type: ignore[import-not-found]  # no stub
+from _json import encode_basestring_ascii
 from _struct import pack, unpack
 
 from lockplugins.contract import LockError
@@ -54,7 +54,10 @@ def default_base() -> str:
     if base := os.environ.get("XDG_RUNTIME_DIR"):
         return base + "/lock-supervisor"
     raise NoRundirError(
-        "choose", "a runtime directory", "not root and XDG_RUNTIME_DIR is not set", "give one with --runtime-dir"
+        "choose",
+        "a runtime directory",
+        "not root and XDG_RUNTIME_DIR is not set",
+        "give one with --runtime-dir",
     )
 
 
@@ -138,7 +141,10 @@ class GuardDir:
         temporary = name + ".new"
         try:
             fd = os.open(
-                temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600, dir_fd=self.dir_fd
+                temporary,
+                os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC,
+                0o600,
+                dir_fd=self.dir_fd,
             )
             try:
                 data = text.encode()
@@ -200,8 +206,10 @@ def _try_claim(path: str) -> tuple[int, int] | None:
         os.close(lock_fd)
         os.close(dir_fd)
         raise SupervisedError(
-            "start", f"guest {os.path.basename(path)}",
-            f"supervisor process {pid} already runs it ({path})", "stop it first or use another uuid",
+            "start",
+            f"guest {os.path.basename(path)}",
+            f"supervisor process {pid} already runs it ({path})",
+            "stop it first or use another uuid",
         ) from error
     if _is_linked(lock_fd, path):
         return dir_fd, lock_fd

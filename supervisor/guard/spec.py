@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 END = "--"
+NAME_BYTES = 64
+UUID_GROUPS = [8, 4, 4, 4, 12]
 
 
 class Containment:
@@ -158,6 +160,8 @@ def parse(words: Sequence[str]) -> tuple[GuestSpec, list[str]]:
     missing = [key for key in Key.REQUIRED if not given.get(key)]
     if missing:
         raise _wrong("the guard's arguments", f"no value for {' '.join(missing)}", "give one")
+    check_name(given[Key.NAME])
+    check_uuid(given[Key.UUID])
     spec = GuestSpec(given[Key.NAME], given[Key.UUID], given[Key.RUNTIME_DIR])
     for key, value in pairs:
         _take(spec, key, value)
@@ -199,6 +203,22 @@ def _take(spec: GuestSpec, key: str, value: str) -> None:
         spec.ready_fd = _descriptor(key, value)
     elif key == Key.HANDSHAKE_FD:
         spec.handshake_fd = _descriptor(key, value)
+
+
+def check_name(name: str) -> None:
+    """Raise ConfigError unless `name` can name a guest: 1 to 64 bytes, no control characters."""
+    if not 0 < len(os.fsencode(name)) <= NAME_BYTES:
+        raise _wrong(f"guest name {name}", f"not 1 to {NAME_BYTES} bytes", "choose another --name")
+    if any(ord(c) < 0x20 or 0x7F <= ord(c) < 0xA0 for c in name):
+        raise _wrong(f"guest name {name}", "it has control characters", "choose another --name")
+
+
+def check_uuid(uuid: str) -> None:
+    """Raise ConfigError unless `uuid` has the form 8-4-4-4-12 in lower-case hexadecimal."""
+    groups = uuid.split("-")
+    digits = "".join(groups)
+    if [len(group) for group in groups] != UUID_GROUPS or digits.strip("0123456789abcdef"):
+        raise _wrong(f"uuid {uuid}", "not 8-4-4-4-12 lower-case hexadecimal digits", "correct it")
 
 
 def parse_lease(text: str) -> Resource:

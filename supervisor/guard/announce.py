@@ -1,0 +1,56 @@
+"""Who is told what about the launch? The launcher by descriptors, systemd by datagram, people.
+
+Each call writes one short message and fails silently: the guest's fate never
+hangs on somebody listening. It must not know the guest's state.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+
+_PATIENCE_MS = 1000
+
+
+def say(line: str) -> None:
+    """Write one line of ours to standard error, unless nobody takes it for a second."""
+    tell(2, f"lock-supervisor: {line}\n")
+
+
+def tell(fd: int | None, text: str) -> bool:
+    """Write `text` to the launcher's descriptor; False when it could not be."""
+    if fd is None:
+        return False
+    try:
+        poll = select.poll()
+        poll.register(fd, select.POLLOUT)
+        if not poll.poll(_PATIENCE_MS):
+            return False
+        os.write(fd, text.encode("utf-8", "surrogateescape"))
+    except OSError:
+        return False
+    return True
+
+
+def refusal(ready_fd: int | None, code: int, text: str) -> None:
+    """Say on standard error, and to a launcher that waits for READY, why there is no guest."""
+    line = text.replace("\n", " ")
+    say(line)
+    tell(ready_fd, f"ERROR {code} {line}\n")
+
+
+def notify(state: str) -> None:
+    """Send `state` to the service manager, if it asked for it (sd_notify(3))."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    import _socket  # noqa: PLC0415  # loaded with the carrier
+
+    path = os.fsencode(address)
+    try:
+        sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_DGRAM)
+        sock.setblocking(False)
+        sock.sendto(state.encode(), b"\0" + path[1:] if path.startswith(b"@") else path)
+        sock.close()
+    except OSError:
+        return

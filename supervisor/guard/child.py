@@ -1,0 +1,97 @@
+"""Which process is the guest, is anything of it still alive, and how did it end?
+
+The guard's view of what fork.py started: a pid to name, a pidfd to signal, and
+an end that only the kernel declares. It must not fork, nor decide.
+"""
+
+from __future__ import annotations
+
+import os
+
+from supervisor.guard import signals
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import _socket
+
+LAUNCHED_PID = 2  # the first process that an init forks in its namespace
+_KILLED_WITH_INIT = 128 + signals.SIGKILL
+_REPORT_BYTES = 64
+
+
+class Child:
+    """The guest: `pid` to name and `pidfd` to signal it, `end_pidfd` to see its end.
+
+    `end_pidfd` is readable when nothing of the guest runs any more. Under
+    pidns it is that of init, whose process is `first_pid` and whose reports of
+    what it reaped come over `init_report`; `pidfd` is the guest's own.
+    `status` is the exit status as a shell counts it, valid after `reap`.
+    """
+
+    def __init__(
+        self, first_pid: int, end_pidfd: int, init_report: _socket.socket | None = None
+    ) -> None:
+        self.pid = first_pid
+        self.pidfd = end_pidfd
+        self.end_pidfd = end_pidfd
+        self.status = _KILLED_WITH_INIT
+        self._first_pid = first_pid
+        self._init_report = init_report
+        self._followed_pid = LAUNCHED_PID
+
+    def report_fd(self) -> int | None:
+        """Return the descriptor on which init reports, None without one."""
+        return None if self._init_report is None else self._init_report.fileno()
+
+    def follow(self, pid: int) -> None:
+        """Take `pid`, alive and not reaped, for the guest from now on."""
+        self.pid = pid
+        self.pidfd = os.pidfd_open(pid)
+
+    def kill(self) -> None:
+        """SIGKILL everything of the guest."""
+        signals.send(self.end_pidfd, signals.SIGKILL)
+
+    def reap(self) -> None:
+        """Collect the exit status; call when `end_pidfd` is readable."""
+        ended = os.waitid(os.P_PIDFD, self.end_pidfd, os.WEXITED)
+        if self._init_report is not None:
+            while self.read_init_report() is not None:
+                pass
+        elif ended is not None:
+            self.status = _as_shell_counts(ended.si_code, ended.si_status)
+
+    def read_init_report(self) -> tuple[int, int] | None:
+        """Return (pid in the namespace, status) of a process that init reaped, None at the end."""
+        if self._init_report is None:
+            return None
+        data = self._init_report.recv(_REPORT_BYTES)
+        if not data:
+            return None
+        pid, code, status = (int(number) for number in data.split())
+        counted = _as_shell_counts(code, status)
+        if pid == self._followed_pid:
+            self.status = counted
+        return pid, counted
+
+    def find_survivor(self) -> int | None:
+        """Follow what a -daemonize left running; returns its pid, None when nothing is left."""
+        first = self._first_pid
+        try:
+            with open(f"/proc/{first}/task/{first}/children", "rb") as file:
+                children = [int(pid) for pid in file.read().split()]
+            for pid in children:
+                with open(f"/proc/{pid}/status", "rb") as file:
+                    status = file.read()
+                start = status.index(b"NSpid:")
+                self._followed_pid = int(status[start : status.index(b"\n", start)].split()[-1])
+                self.follow(pid)
+                return pid
+        except (FileNotFoundError, ProcessLookupError):
+            return None
+        return None
+
+
+def _as_shell_counts(code: int, status: int) -> int:
+    """Return the exit status, 128 + n for death by signal n."""
+    return status if code == os.CLD_EXITED else 128 + status

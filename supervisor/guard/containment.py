@@ -1,0 +1,176 @@
+"""How is the guest tied to the guard's life, and does the tie hold for this command?
+
+Decides between the parent-death signal and a PID namespace from argv, mode
+bits and file capabilities (README, D4), and looks again after exec. It must
+not fork.
+"""
+
+from __future__ import annotations
+
+import os
+
+from lockplugins.contract import ConfigError, shown
+from supervisor.guard.spec import Containment, is_qemu
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_CAPABILITY_XATTR = "security.capability"
+_SET_ID = 0o6000
+_CAP_SYS_ADMIN = 21
+
+
+def resolve(command: str) -> str:
+    """Return the file that exec of `command` runs, as execvp(3) searches; else `command` itself."""
+    if "/" in command:
+        return command
+    for directory in os.environ.get("PATH", os.defpath).split(os.pathsep):
+        path = os.path.join(directory or ".", command)
+        if os.access(path, os.X_OK) and not os.path.isdir(path):
+            return path
+    return command
+
+
+def daemonizes(argv: Sequence[str]) -> bool:
+    """Does QEMU's argv make it fork and let its parent exit?"""
+    return is_qemu(argv[0]) and "-daemonize" in _options(argv)
+
+
+def decide(requested: str, argv: Sequence[str], path: str) -> str:
+    """Return the containment for this command; raises ConfigError when none can hold."""
+    reason = _disarms_death_signal(argv, path)
+    if requested == Containment.PDEATHSIG and reason:
+        raise _refused(
+            argv, f"{reason}, which disarms the parent-death signal", "use --containment pidns"
+        )
+    if requested == Containment.PDEATHSIG or (requested == Containment.AUTO and not reason):
+        return Containment.PDEATHSIG
+    if not _may_unshare():
+        why = f"{reason}, which disarms the parent-death signal; " if reason else ""
+        raise _refused(
+            argv, f"{why}a PID namespace needs CAP_SYS_ADMIN", "run as root, or change the command"
+        )
+    return Containment.PIDNS
+
+
+def _disarms_death_signal(argv: Sequence[str], path: str) -> str:
+    """Return why prctl(2)'s PR_SET_PDEATHSIG would be lost, or nothing."""
+    if is_qemu(argv[0]):
+        words = list(_options(argv))
+        for option in ("-runas", "-daemonize"):
+            if option in words:
+                return (
+                    f"QEMU is told to {'change user' if option == '-runas' else 'fork'} ({option})"
+                )
+        for option, value in zip(words, words[1:], strict=False):
+            if option == "-run-with" and _asks_for_user(value):
+                return f"QEMU is told to change user (-run-with {value})"
+    for program in _programs(path):
+        try:
+            mode = os.stat(program).st_mode
+        except OSError:
+            return ""  # exec will say what is wrong with it
+        if mode & _SET_ID:
+            return f"{program} is set-user-ID or set-group-ID"
+        try:
+            if os.getxattr(program, _CAPABILITY_XATTR):
+                return f"{program} has file capabilities"
+        except OSError:
+            continue
+    return ""
+
+
+def _programs(path: str) -> list[str]:
+    """Return the file and the interpreters that its #! lines name, as execve(2) follows them."""
+    programs = [path]
+    for _ in range(4):
+        try:
+            fd = os.open(programs[-1], os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError:
+            break
+        try:
+            head = os.read(fd, 256)
+        except OSError:
+            break
+        finally:
+            os.close(fd)
+        words = head[2:].split(b"\n")[0].split() if head.startswith(b"#!") else []
+        if not words:
+            break
+        programs.append(os.fsdecode(words[0]))
+    return programs
+
+
+def _options(argv: Sequence[str]) -> list[str]:
+    """Return argv with QEMU's --option spelled -option."""
+    return [a[1:] if a.startswith("--") else a for a in argv[1:]]
+
+
+def _asks_for_user(value: str) -> bool:
+    return any(part.startswith("user=") for part in value.split(","))
+
+
+def _may_unshare() -> bool:
+    return bool(int(status_of("self").get("CapEff", "0"), 16) >> _CAP_SYS_ADMIN & 1)
+
+
+def status_of(pid: int | str) -> dict[str, str]:
+    """Return /proc/PID/status as a mapping; empty when there is no such process."""
+    try:
+        with open(f"/proc/{pid}/status", "rb") as file:
+            text = file.read().decode("utf-8", "surrogateescape")
+    except OSError:
+        return {}
+    pairs = (line.partition(":") for line in text.splitlines())
+    return {key: value.strip() for key, _, value in pairs}
+
+
+def carries(pid: int, inode: int) -> bool | None:
+    """Does the process have the carrier open? None when it cannot be looked at."""
+    target = f"socket:[{inode}]"
+    try:
+        fds = os.listdir(f"/proc/{pid}/fd")
+    except OSError:
+        return None
+    for fd in fds:
+        try:
+            if os.readlink(f"/proc/{pid}/fd/{fd}") == target:
+                return True
+        except OSError:
+            continue
+    return False
+
+
+def doubts(mode: str, pid: int, inode: int) -> str:
+    """Look at the running guest; return why the tie may not hold, or nothing."""
+    ours, its = status_of("self"), status_of(pid)
+    if not its:
+        return "the guest's process cannot be looked at"
+    if mode == Containment.PDEATHSIG:
+        for field, what in (("Uid", "user"), ("Gid", "group"), ("CapPrm", "capabilities")):
+            if ours.get(field) != its.get(field):
+                return f"the guest changed {what}, which disarms the parent-death signal"
+    if carries(pid, inode) is not True:
+        return "the guest was not seen to carry its leases"
+    return ""
+
+
+def guarantee(mode: str, doubt: str, unleased: Sequence[str]) -> str:
+    """Return the live guarantee in words."""
+    tie = (
+        "the kernel sends SIGKILL when the supervisor dies"
+        if mode == Containment.PDEATHSIG
+        else "the kernel ends its PID namespace when the supervisor dies"
+    )
+    if doubt:
+        return f"weakened: {doubt}"
+    if unleased:
+        return (
+            f"weakened: {len(unleased)} open without a lease ({shown(unleased[0])}, …); else {tie}"
+        )
+    return f"the guest runs only while every lease is held: it carries them, and {tie}"
+
+
+def _refused(argv: Sequence[str], reason: str, advice: str) -> ConfigError:
+    return ConfigError("contain", f"guest {os.path.basename(argv[0])}", reason, advice)

@@ -1,0 +1,133 @@
+"""Until when may the guest run on the last proof? Renewal, and the kernel's own timer.
+
+Imported only for plugins whose leases expire. A proof counts from the moment
+it was sent. One second before the deadline the main thread fences the guest;
+if it cannot, the kernel sends SIGKILL to the guard, and so to the guest, also
+when the guard is stopped, spinning, or swapped out. It must not know how a
+proof is made.
+"""
+
+from __future__ import annotations
+
+import _thread
+import ctypes
+import os
+
+from lockplugins.contract import LeaseLostError, LockError
+from supervisor.guard.loop import now
+from supervisor.guard.signals import SIGKILL
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from lockplugins.contract import Plugin
+    from supervisor.guard.loop import Loop
+
+SOFT_MARGIN_S = 1.0
+
+_CLOCK_BOOTTIME = 7
+_SIGEV_SIGNAL = 0
+_TIMER_ABSTIME = 1
+
+
+class _SigEvent(ctypes.Structure):
+    """struct sigevent of sigevent(7), 64 bytes."""
+
+    _fields_ = (
+        ("value", ctypes.c_void_p),
+        ("signal", ctypes.c_int),
+        ("notify", ctypes.c_int),
+        ("rest", ctypes.c_int * 12),
+    )
+
+
+class _TimerSpec(ctypes.Structure):
+    """struct itimerspec of timer_settime(2)."""
+
+    _fields_ = (
+        ("interval_s", ctypes.c_long),
+        ("interval_ns", ctypes.c_long),
+        ("value_s", ctypes.c_long),
+        ("value_ns", ctypes.c_long),
+    )
+
+
+class KernelTimer:
+    """A timer that SIGKILLs this process; lost on exec and not inherited by fork."""
+
+    def __init__(self) -> None:
+        self._libc = ctypes.CDLL(None, use_errno=True)
+        self._id = ctypes.c_void_p()
+        event = _SigEvent(None, SIGKILL, _SIGEV_SIGNAL)
+        created = self._libc.timer_create(
+            _CLOCK_BOOTTIME, ctypes.byref(event), ctypes.byref(self._id)
+        )
+        _check(created, "timer_create")
+
+    def arm(self, instant: float) -> None:
+        """SIGKILL this process at `instant` of CLOCK_BOOTTIME; 0 disarms."""
+        seconds = int(instant)
+        spec = _TimerSpec(0, 0, seconds, int((instant - seconds) * 1e9))
+        done = self._libc.timer_settime(self._id, _TIMER_ABSTIME, ctypes.byref(spec), None)
+        _check(done, "timer_settime")
+
+
+def _check(result: int, call: str) -> None:
+    if result != 0:
+        reason = f"{call}: {os.strerror(ctypes.get_errno())}"
+        raise LockError("arm", "the deadline", reason, "the guest is not run without it")
+
+
+class Deadline:
+    """Renews, and calls `lost(reason)` on the main thread when the guest may not run on."""
+
+    def __init__(self, plugin: Plugin, loop: Loop, lost: Callable[[str], None]) -> None:
+        self._plugin = plugin
+        self._loop = loop
+        self._lost = lost
+        self._timer = KernelTimer()
+        self._disarmed = False
+        self._last_doubt = "no answer"
+        self.instant = 0.0
+
+    def prove(self) -> None:
+        """Renew once and move the deadline; raises LockError when nothing was proven."""
+        self.instant = self._plugin.renew() + self._plugin.PROOF_TERM_S
+        self._timer.arm(self.instant)
+        self._loop.post(self._watch)
+
+    def start(self) -> None:
+        """Renew from now on, on a thread of its own."""
+        _thread.start_new_thread(self._renew, ())
+
+    def disarm(self) -> None:
+        """The guest has got its SIGKILL: our own death would add nothing."""
+        self._disarmed = True
+        self._loop.cancel("deadline")
+        self._timer.arm(0)
+
+    def _watch(self) -> None:
+        if not self._disarmed:
+            self._loop.at("deadline", self.instant - SOFT_MARGIN_S, self._passed)
+
+    def _passed(self) -> None:
+        age = now() - self.instant + self._plugin.PROOF_TERM_S
+        bound = self._plugin.PROOF_TERM_S
+        self._lost(f"{self._last_doubt}; last proof {age:.1f} s ago, bound {bound:g} s")
+
+    def _renew(self) -> None:
+        pause = _thread.allocate_lock()
+        pause.acquire()
+        while not self._disarmed:
+            pause.acquire(timeout=self._plugin.RENEW_EVERY_S)
+            try:
+                self.prove()
+            except LeaseLostError as error:
+                self._last_doubt = str(error)
+                self._loop.post(lambda: self._lost(self._last_doubt))
+                return
+            except LockError as error:
+                self._last_doubt = str(error)
+            if self._disarmed:
+                self._timer.arm(0)

@@ -1,0 +1,118 @@
+"""Which descriptor numbers are the launcher's, which may be ours?
+
+What the launcher passed reaches the guest by number, so ours live at 200 and
+above, clear of every number in the guest's argv; and closed standard
+descriptors are occupied while we run, or the guest would get one of ours as
+its stdin. It must not know what a descriptor is for.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+
+from lockplugins.contract import ConfigError, LockError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+FIRST_OWN = 200
+_ROOM = 64
+_STANDARD = (0, 1, 2)
+_ONLY_DIGITS = bytes(c if 48 <= c <= 57 else 32 for c in range(256))
+_NO_QUOTES = {ord(c): None for c in "\"'{}[] "}
+
+
+class Shelf:
+    """Where our own descriptors go before the fork.
+
+    `closed` lists the standard descriptors that the launcher had closed and
+    that are /dev/null here; `limits` is the launcher's RLIMIT_NOFILE when it
+    had to be raised. The child closes and restores them (child.py).
+    """
+
+    def __init__(self, argv: Sequence[str]) -> None:
+        self.closed = [fd for fd in _STANDARD if not _is_open(fd)]
+        for fd in self.closed:
+            null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+            if null != fd:
+                os.dup2(null, fd, inheritable=False)
+                os.close(null)
+        digits = " ".join(argv).encode("utf-8", "surrogateescape").translate(_ONLY_DIGITS)
+        self._taken = {int(run) for run in digits.split() if 2 < len(run) < 7}
+        self.limits: tuple[int, int] | None = None
+        if os.sysconf("SC_OPEN_MAX") < FIRST_OWN + _ROOM:
+            self.limits = raise_limit()
+            if os.sysconf("SC_OPEN_MAX") < FIRST_OWN + _ROOM:
+                raise LockError(
+                    "start the guard",
+                    "with its descriptors",
+                    f"RLIMIT_NOFILE is {self.limits[1]}",
+                    f"allow {FIRST_OWN + _ROOM} at least",
+                )
+
+    def lift(self, fd: int) -> int:
+        """Move `fd` to a number that neither the launcher nor argv uses, close-on-exec."""
+        number = FIRST_OWN
+        while True:
+            own = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, number)
+            if own not in self._taken:
+                os.close(fd)
+                return own
+            os.close(own)
+            number = own + 1
+
+
+def raise_limit() -> tuple[int, int]:
+    """Raise our own soft RLIMIT_NOFILE to the hard one; returns what it was.
+
+    Descriptors in flight count against the sender's soft limit (unix(7), ETOOMANYREFS).
+    """
+    import resource  # noqa: PLC0415  # off the launch path where the limit is high enough
+
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limits[1], limits[1]))
+    return limits
+
+
+def lower_limit(limits: tuple[int, int]) -> None:
+    """Give the calling process the launcher's limit back."""
+    import resource  # noqa: PLC0415  # as above
+
+    resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def check_named(argv: Sequence[str]) -> None:
+    """Raise ConfigError when argv tells QEMU to use a descriptor that is not open."""
+    for argument in argv[1:]:
+        if "fd" in argument:
+            for fd in _named(argument):
+                if not _is_open(fd):
+                    raise ConfigError(
+                        "start",
+                        f"the guest with {argument}",
+                        f"descriptor {fd} is not open",
+                        "have the launcher pass it on",
+                    )
+
+
+def _named(argument: str) -> Iterator[int]:
+    """Yield the numbers behind fd=, vhostfds=, "fd": and fd: in one argument, and in /dev/fd/N."""
+    for word in argument.translate(_NO_QUOTES).split(","):
+        equals, colon = word.find("="), word.find(":")
+        cut = min(i for i in (equals, colon, len(word)) if i >= 0)
+        key, value = word[:cut], word[cut + 1 :]
+        for directory in ("/dev/fd/", "/proc/self/fd/"):
+            if (value or word).startswith(directory):
+                key, value = "fd", (value or word)[len(directory) :]
+        if key.replace("_", "").replace("-", "").isalpha() and key.endswith(("fd", "fds")):
+            yield from (int(n) for n in value.split(":") if n.isascii() and n.isdigit())
+
+
+def _is_open(fd: int) -> bool:
+    try:
+        fcntl.fcntl(fd, fcntl.F_GETFD)
+    except (OSError, OverflowError):
+        return False
+    return True

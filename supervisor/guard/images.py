@@ -1,0 +1,135 @@
+"""Which images does QEMU have open, and does each have a lease of ours?
+
+Asks the private monitor, compares by name, then by device and inode on a
+thread of its own, since a hung filesystem must not hold any answer for long.
+It must not change anything.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+
+from supervisor.guard import containment
+from supervisor.guard.loop import now
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from supervisor.guard.monitor import Monitor
+    from supervisor.guard.supervise import Supervisor
+
+    Surveyed = Callable[[list[str], str], None]
+
+SURVEY_S = 0.5
+OPEN_S = 5.0
+_FILE_DRIVERS = ("file", "host_device", "host_cdrom")
+
+
+class OpenImages:
+    """Compares QEMU's block nodes with the supervisor's leases."""
+
+    def __init__(self, supervisor: Supervisor, monitor: Monitor | None) -> None:
+        self._supervisor = supervisor
+        self._monitor = monitor
+        self._waiting: list[Surveyed] = []
+        self._looking = False
+
+    def survey(self, then: Surveyed) -> None:
+        """Call `then(unleased paths, guarantee in words)` within SURVEY_S seconds or so."""
+        self._waiting.append(then)
+        if len(self._waiting) > 1:
+            return
+        self._supervisor.loop.at(
+            "survey",
+            now() + SURVEY_S,
+            lambda: self._answer([], "the guest could not be looked at in time"),
+        )
+        if self._looking:
+            return  # the last look is still stuck: its answer, or the time limit's
+        if self._monitor is None:
+            self._look([])
+        else:
+            self._monitor.execute("query-named-block-nodes", {"flat": True}, self._asked, SURVEY_S)
+
+    def _asked(self, nodes: object, reason: str | None) -> None:
+        if reason is not None:
+            self._answer([], reason)
+        else:
+            self._look(list(_paths(nodes)))
+
+    def _look(self, paths: list[str]) -> None:
+        supervisor = self._supervisor
+        leased = [lease.resource for lease in supervisor.leases]
+        mode, pid = supervisor.record.mode, supervisor.child.pid
+        inode = supervisor.prepared.carrier.inode()
+
+        def look() -> tuple[list[str], str]:
+            return _unleased(paths, leased), containment.doubts(mode, pid, inode)
+
+        def looked(found: tuple[list[str], str] | None, error: BaseException | None) -> None:
+            self._looking = False
+            self._answer(*(found or ([], f"our own fault: {error!r}")))
+
+        self._looking = True
+        supervisor.jobs.apart(look, looked)
+
+    def _answer(self, unleased: list[str], doubt: str) -> None:
+        self._supervisor.loop.cancel("survey")
+        waiting, self._waiting = self._waiting, []
+        words = containment.guarantee(self._supervisor.record.mode, doubt, unleased)
+        for then in waiting:
+            then(unleased, words)
+
+    def is_open(self, path: str, then: Callable[[bool | None, str], None]) -> None:
+        """Call `then(answer, reason)`: does QEMU have `path` open? None when it cannot be told.
+
+        Without a monitor the answer is no: the caller's word is taken.
+        """
+        if self._monitor is None:
+            then(False, "")  # noqa: FBT003  # the answer
+            return
+
+        def asked(nodes: object, reason: str | None) -> None:
+            if reason is not None:
+                then(None, reason)
+                return
+            paths = list(_paths(nodes))
+            self._supervisor.jobs.apart(
+                lambda: (
+                    path in paths or bool(set(map(_identity, paths)) & {_identity(path)} - {None})
+                ),
+                lambda found, error: then(found, f"our own fault: {error!r}"),
+            )
+
+        self._monitor.execute("query-named-block-nodes", {"flat": True}, asked, OPEN_S)
+
+
+def _paths(nodes: object) -> Iterable[str]:
+    """Yield the host files of query-named-block-nodes."""
+    for node in nodes if isinstance(nodes, list) else []:
+        if not isinstance(node, dict) or node.get("drv") not in _FILE_DRIVERS:
+            continue
+        name = str(node.get("file"))
+        if name.startswith("json:"):
+            name = str(json.loads(name[5:]).get("filename"))
+        yield name.removeprefix("file:") if not name.startswith("/") else name
+
+
+def _unleased(paths: list[str], leased: list[str]) -> list[str]:
+    """Return the open paths that no leased path names, by name or by identity."""
+    unnamed = [path for path in dict.fromkeys(paths) if path not in leased]
+    if not unnamed:
+        return []
+    identities = {_identity(path) for path in leased} - {None}
+    return [path for path in unnamed if _identity(path) not in identities]
+
+
+def _identity(path: str) -> tuple[int, ...] | None:
+    """Return what makes a file the same one: the device's number, else device and inode."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return (status.st_rdev,) if status.st_rdev else (status.st_dev, status.st_ino)

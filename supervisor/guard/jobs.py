@@ -1,0 +1,81 @@
+"""Who does what may block? A thread that runs jobs in order and posts how they ended.
+
+Plugin calls, imports, files and log lines run here, started after the fork of
+the guest, so that a hung filesystem never holds the main thread (README, D3).
+It must not know what a job is about.
+"""
+
+from __future__ import annotations
+
+import _thread
+import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from supervisor.guard.loop import Loop
+
+
+class Jobs:
+    """One thread; `start` it after the guest is forked."""
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+        self._queue: list[tuple[Callable[[], Any], Callable[[Any, BaseException | None], None]]]
+        self._queue = []
+        self._pending_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_SEMAPHORE)
+        self.unfinished = 0
+
+    def start(self) -> None:
+        """Start the thread."""
+        _thread.start_new_thread(self._work, ())
+
+    def submit(
+        self,
+        job: Callable[[], Any],
+        then: Callable[[Any, BaseException | None], None] | None = None,
+    ) -> None:
+        """Run `job` on the thread, then `then(result, error)` on the main one (main thread only)."""
+        self.unfinished += 1
+        self._queue.append((job, then or _ignore))
+        os.eventfd_write(self._pending_fd, 1)
+
+    def apart(
+        self, job: Callable[[], Any], then: Callable[[Any, BaseException | None], None]
+    ) -> None:
+        """Run `job` at once on a thread of its own: for questions while a job is blocked."""
+        self.unfinished += 1
+        _thread.start_new_thread(self._run, (job, then))
+
+    def _work(self) -> None:
+        while True:
+            os.eventfd_read(self._pending_fd)
+            job, then = self._queue.pop(0)
+            self._run(job, then)
+
+    def _run(
+        self, job: Callable[[], Any], then: Callable[[Any, BaseException | None], None]
+    ) -> None:
+        result, failure = None, None
+        try:
+            result = job()
+        except BaseException as error:  # noqa: BLE001  # the plugin call edge: `then` judges it
+            failure = error
+        self._loop.post(lambda: self._ended(then, result, failure))
+
+    def _ended(
+        self,
+        then: Callable[[Any, BaseException | None], None],
+        result: Any,  # noqa: ANN401  # a job returns what it likes
+        failure: BaseException | None,
+    ) -> None:
+        self.unfinished -= 1
+        then(result, failure)
+
+
+def _ignore(_result: object, error: BaseException | None) -> None:
+    """Drop a result; a failure of a job that nobody waits for is our own fault."""
+    if error is not None:
+        raise error

@@ -1,0 +1,106 @@
+"""What happens next? The guest's life as a pure table: state x event -> state, action.
+
+Every pair is present; a test proves it. An action is the name of a method of
+`supervise.Supervisor`. It must not do anything itself.
+"""
+
+from __future__ import annotations
+
+
+class State:
+    """Where the guest is between the supervisor's start and its end."""
+
+    ACQUIRING = "acquiring"  # the child waits, leases are being acquired
+    ACQUIRED = "acquired"  # every lease held, the child waits for GO
+    LAUNCHING = "launching"  # told to exec, not heard of yet
+    RUNNING = "running"
+    STOPPING = "stopping"  # asked to end, the stop timer runs
+    FENCING = "fencing"  # SIGKILL sent, not yet proven dead
+    RELEASING = "releasing"  # proven dead
+    ENDED = "ended"
+    ALL = (ACQUIRING, ACQUIRED, LAUNCHING, RUNNING, STOPPING, FENCING, RELEASING, ENDED)
+
+
+class Event:
+    """What can happen to a guest or its supervisor."""
+
+    LEASED = "leased"  # all leases held and published
+    REFUSED = "refused"  # not all leases to be had
+    GO = "go"  # the launcher agrees
+    NO_GO = "no-go"  # the launcher does not, or is gone
+    UP = "up"  # the guest executes
+    EXEC_FAILED = "exec-failed"
+    STOP = "stop"  # a signal or a client asks the guest to end
+    INSIST = "insist"  # the stop timer ran out
+    LOST = "lost"  # a lease is lost, or its proof came too late
+    FAULT = "fault"  # our own fault
+    DEAD = "dead"  # the kernel says so: a readable pidfd
+    RELEASED = "released"
+    ALL = (
+        LEASED, REFUSED, GO, NO_GO, UP, EXEC_FAILED, STOP, INSIST, LOST, FAULT, DEAD, RELEASED,
+    )  # fmt: skip
+
+
+class Action:
+    """What the supervisor does on the way into the next state."""
+
+    NOTHING = "nothing"
+    OFFER = "offer"  # handshake, or go at once
+    LAUNCH = "launch"
+    ANNOUNCE = "announce"
+    TIME_STOP = "time_stop"
+    FENCE = "fence"
+    RELEASE = "release"
+    FINISH = "finish"
+    ALL = (NOTHING, OFFER, LAUNCH, ANNOUNCE, TIME_STOP, FENCE, RELEASE, FINISH)
+
+
+def _row(state: str, moves: dict[str, tuple[str, str]]) -> dict[tuple[str, str], tuple[str, str]]:
+    """Complete one state's row: what is not a move changes nothing."""
+    return {(state, event): moves.get(event, (state, Action.NOTHING)) for event in Event.ALL}
+
+
+_FENCED = (State.FENCING, Action.FENCE)
+_DEAD = (State.RELEASING, Action.RELEASE)
+_ALWAYS = {Event.LOST: _FENCED, Event.FAULT: _FENCED, Event.DEAD: _DEAD}
+_BEFORE_GO = _ALWAYS | {Event.STOP: _FENCED}
+_AFTER_GO = _ALWAYS | {
+    Event.STOP: (State.STOPPING, Action.TIME_STOP),
+    Event.EXEC_FAILED: _FENCED,
+}
+
+TABLE: dict[tuple[str, str], tuple[str, str]] = (
+    _row(
+        State.ACQUIRING,
+        _BEFORE_GO | {Event.LEASED: (State.ACQUIRED, Action.OFFER), Event.REFUSED: _FENCED},
+    )
+    | _row(
+        State.ACQUIRED,
+        _BEFORE_GO | {Event.GO: (State.LAUNCHING, Action.LAUNCH), Event.NO_GO: _FENCED},
+    )
+    | _row(State.LAUNCHING, _AFTER_GO | {Event.UP: (State.RUNNING, Action.ANNOUNCE)})
+    | _row(State.RUNNING, _AFTER_GO)
+    | _row(
+        State.STOPPING,
+        _AFTER_GO
+        | {
+            Event.UP: (State.STOPPING, Action.ANNOUNCE),
+            Event.STOP: (State.STOPPING, Action.NOTHING),
+            Event.INSIST: _FENCED,
+        },
+    )
+    | _row(State.FENCING, {Event.DEAD: _DEAD})
+    | _row(State.RELEASING, {Event.RELEASED: (State.ENDED, Action.FINISH)})
+    | _row(State.ENDED, {})
+)
+
+PUBLIC_STATE = {
+    State.ACQUIRING: "acquiring",
+    State.ACQUIRED: "acquired",
+    State.LAUNCHING: "acquired",
+    State.RUNNING: "running",
+    State.STOPPING: "stopping",
+    State.FENCING: "stopping",
+    State.RELEASING: "stopping",
+    State.ENDED: "stopping",
+}

@@ -1,0 +1,96 @@
+"""What is the main thread waiting for? One poll over descriptors, timers and posted calls.
+
+No tick: with nothing to do it sleeps in poll(2) for good. Callbacks must not
+block: the kernel's death signal for the guest hangs on this thread (README, D3).
+It must not know what the descriptors mean.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+READABLE = select.POLLIN
+WRITABLE = select.POLLOUT
+
+
+def now() -> float:
+    """Return seconds of CLOCK_BOOTTIME, which runs on while the host sleeps."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+class Loop:
+    """A poll(2) loop; `post` is the only method for other threads."""
+
+    def __init__(self) -> None:
+        self._poll = select.poll()
+        self._callbacks: dict[int, Callable[[int], None]] = {}
+        self._timers: dict[str, tuple[float, Callable[[], None]]] = {}
+        self._posted: list[Callable[[], None]] = []
+        self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._done = False
+        self.watch(self._wake_fd, READABLE, self._run_posted)
+
+    def watch(self, fd: int, events: int, callback: Callable[[int], None]) -> None:
+        """Call `callback(revents)` whenever `fd` is ready, in place of any earlier watch of it."""
+        self._callbacks[fd] = callback
+        self._poll.register(fd, events)
+
+    def unwatch(self, fd: int) -> None:
+        """Forget `fd`, watched or not; call before closing it."""
+        if self._callbacks.pop(fd, None) is not None:
+            self._poll.unregister(fd)
+
+    def at(self, name: str, instant: float, callback: Callable[[], None]) -> None:
+        """Call `callback` once at `instant` of CLOCK_BOOTTIME; replaces the timer `name`."""
+        self._timers[name] = (instant, callback)
+
+    def cancel(self, name: str) -> None:
+        """Forget the timer `name`, set or not."""
+        self._timers.pop(name, None)
+
+    def post(self, call: Callable[[], None]) -> None:
+        """Have the main thread run `call`; for any thread (list.append is atomic)."""
+        self._posted.append(call)
+        os.eventfd_write(self._wake_fd, 1)
+
+    def stop(self) -> None:
+        """Return from `run` after this callback."""
+        self._done = True
+
+    def run(self) -> None:
+        """Serve until `stop`."""
+        while not self._done:
+            for fd, events in self._poll.poll(self._timeout_ms()):
+                callback = self._callbacks.get(fd)
+                if callback is not None:  # else an earlier callback of this round closed it
+                    callback(events)
+                if self._done:
+                    return
+            self._run_due()
+
+    def _timeout_ms(self) -> float | None:
+        if not self._timers:
+            return None
+        first = min(instant for instant, _ in self._timers.values())
+        return max(0.0, (first - now()) * 1000 + 1) if first < float("inf") else None
+
+    def _run_due(self) -> None:
+        if not self._timers:
+            return
+        instant = now()
+        due = [name for name, timer in self._timers.items() if timer[0] <= instant]
+        for name in due:
+            timer = self._timers.pop(name, None)
+            if timer is not None and not self._done:
+                timer[1]()
+
+    def _run_posted(self, _events: int) -> None:
+        os.eventfd_read(self._wake_fd)
+        while self._posted and not self._done:
+            self._posted.pop(0)()

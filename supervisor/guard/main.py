@@ -1,0 +1,42 @@
+"""How does the guard start, and what if it cannot?"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from lockplugins.contract import LockError
+from supervisor import exitcodes
+from supervisor.guard import announce, spec
+from supervisor.guard.signals import Signals
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+
+def main() -> NoReturn:
+    """Run the guest that our arguments describe, and exit with what they ask for."""
+    code = exitcodes.OUR_FAULT
+    try:
+        code = _supervise(sys.argv[1:])
+    except BaseException as error:  # noqa: BLE001  # the top of the loop: the guest ends with us
+        announce.say(f"cannot supervise: our own fault: {error!r}; the guest ends with us")
+    finally:
+        os._exit(code)
+
+
+def _supervise(words: list[str]) -> int:
+    launcher_signals = Signals()
+    guest = None
+    try:
+        guest, command = spec.parse(words)
+        sys.path += guest.import_dirs
+        from supervisor.guard.prepare import Prepared  # needs import_dirs
+        from supervisor.guard.supervise import Supervisor
+
+        prepared = Prepared(guest, command, launcher_signals)
+    except LockError as error:
+        announce.refusal(guest.ready_fd if guest else None, error.exit_code, str(error))
+        return error.exit_code
+    return Supervisor(guest, prepared, launcher_signals).run()
