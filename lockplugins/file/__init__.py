@@ -1,0 +1,1 @@
+"""The plugin `file`: leases as kernel file locks, in the layout of libvirt's lockd driver."""

@@ -1,0 +1,154 @@
+"""How is one file locked, so that libvirt, QEMU and we understand one another?
+
+Always by open file description (OFD), never POSIX locks, which vanish when
+any descriptor of the file closes. Byte 0 is where libvirt's lockd driver
+locks; sharers also read-lock byte 2, which is ours. Never byte 1 (libvirt's
+security drivers) nor 100 and up (QEMU). It must not know why a file is
+locked. Imported on the launch path (README, D2).
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from _struct import pack, unpack
+
+from lockplugins.contract import LeaseUnknownError, Mode, ResourceError
+
+LEASE_BYTE = 0
+SHARERS_BYTE = 2
+
+READ = fcntl.F_RDLCK
+WRITE = fcntl.F_WRLCK
+
+# In this order: what a mode lacks of byte 2 is added before byte 0 is given up.
+_BYTES = {
+    Mode.EXCLUSIVE: ((WRITE, LEASE_BYTE),),
+    Mode.SHARED: ((READ, SHARERS_BYTE), (READ, LEASE_BYTE)),
+}
+_FLOCK = "hhqqi4x"  # struct flock of fcntl_locking(2)
+_HELD_ELSEWHERE = (errno.EAGAIN, errno.EACCES)
+
+
+def reason(error: OSError, path: str | None = None) -> str:
+    """Return the kernel's word on `path`, with the errno's name."""
+    name = errno.errorcode.get(error.errno or 0, str(error.errno))
+    words = f"{os.strerror(error.errno or 0)} ({name})"
+    return f"{path}: {words}" if path else words
+
+
+def open_quietly(path: str, access: int) -> int:
+    """Open without waiting for anybody, becoming anybody's terminal, or passing it on."""
+    return os.open(path, access | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC, 0o600)
+
+
+class LockFile:
+    """One file that serves leases of this guest, by one open file description.
+
+    Owns `fd`, opened with `access` (O_PATH, O_RDONLY or O_RDWR). `mode` is
+    what is locked, None while nothing is; `users` are the modes of the leases
+    it serves; `name` is what errors call the resource it was found for.
+    """
+
+    __slots__ = ("access", "fd", "identity", "mode", "name", "users")
+
+    def __init__(self, fd: int, access: int, name: str) -> None:
+        self.fd = fd
+        self.access = access
+        self.name = name
+        status = os.fstat(fd)
+        self.identity = (status.st_dev, status.st_ino)
+        self.mode: str | None = None
+        self.users: list[str] = []
+
+    def reopen(self, access: int) -> int:
+        """Return a new description of the very same file; raises ResourceError.
+
+        By the descriptor, not by the path: what was looked at is what is
+        opened, never a FIFO or terminal that took its place.
+        """
+        try:
+            return open_quietly(f"/proc/self/fd/{self.fd}", access)
+        except OSError as error:
+            advice = "an exclusive lease needs write access" if access == os.O_RDWR else ""
+            raise ResourceError("open", self.name, reason(error), advice) from error
+
+    def replace(self, fd: int, access: int) -> None:
+        """Go on with another description; closes the old one, which ends its locks."""
+        os.close(self.fd)
+        self.fd = fd
+        self.access = access
+
+    def lock(self, mode: str) -> Refusal | None:
+        """Lock for `mode` without waiting; converting is atomic, a refusal leaves what was held.
+
+        Byte 2 stays locked after a conversion to exclusive, until `settle`.
+        """
+        for kind, byte in _BYTES[mode]:
+            if not self.set(kind, byte):
+                return Refusal(self, mode, kind, byte)
+        self.mode = mode
+        return None
+
+    def settle(self) -> None:
+        """Give up what the mode does not need; before that, going back cannot be refused."""
+        if self.mode == Mode.EXCLUSIVE:
+            self.set(fcntl.F_UNLCK, SHARERS_BYTE)
+
+    def unlock(self) -> None:
+        """Free the file at once, whatever copies of the descriptor exist; raises LockError."""
+        self.set(fcntl.F_UNLCK, LEASE_BYTE, SHARERS_BYTE + 1)
+        self.mode = None
+
+    def close(self) -> None:
+        os.close(self.fd)
+        self.fd = -1
+
+    def conflict(self, kind: int, byte: int) -> tuple[str, int] | None:
+        """Return mode and pid of a lock that is in the way of such a one of ours, else None.
+
+        The pid is not positive where the kernel has none: an OFD lock, another
+        host, another PID namespace. Raises LeaseUnknownError.
+        """
+        flock = pack(_FLOCK, kind, os.SEEK_SET, byte, 1, 0)
+        answer = self._ask(fcntl.F_OFD_GETLK, flock)
+        found, _whence, _start, _length, pid = unpack(_FLOCK, answer or flock)
+        if found == fcntl.F_UNLCK:
+            return None
+        return (Mode.EXCLUSIVE if found == WRITE else Mode.SHARED), pid
+
+    def set(self, kind: int, byte: int, length: int = 1, command: int = fcntl.F_OFD_SETLK) -> bool:
+        """Return False if it is held elsewhere; anything else that fails cannot be told."""
+        flock = pack(_FLOCK, kind, os.SEEK_SET, byte, length, 0)
+        return self._ask(command, flock) is not None
+
+    def _ask(self, command: int, flock: bytes) -> bytes | None:
+        """Return the kernel's answer, None for "held elsewhere"; raises LeaseUnknownError."""
+        try:
+            return fcntl.fcntl(self.fd, command, flock)
+        except OSError as error:
+            if error.errno in _HELD_ELSEWHERE:
+                return None
+            advice = "no lease without locks that work; see doctor"
+            raise LeaseUnknownError("lock", self.name, reason(error), advice) from error
+
+
+class Refusal:
+    """A lock for `mode` on `file` that is held elsewhere: of `kind`, on `byte`."""
+
+    __slots__ = ("byte", "file", "kind", "mode")
+
+    def __init__(self, file: LockFile, mode: str, kind: int, byte: int) -> None:
+        self.file = file
+        self.mode = mode
+        self.kind = kind
+        self.byte = byte
+
+    def wait(self) -> None:
+        """Wait until that very lock is ours; raises LeaseUnknownError, the file closed."""
+        try:
+            self.file.set(self.kind, self.byte, command=fcntl.F_OFD_SETLKW)
+        except BaseException:
+            self.file.close()
+            raise

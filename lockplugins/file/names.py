@@ -1,0 +1,227 @@
+"""Which files stand for a resource, and what does libvirt call them?
+
+A disk is its image, for a block device also the kernel's own node, and in
+each configured lockspace directory one lock file for each of its names, as
+libvirt's lockd driver names it. Opens images as O_PATH only, which neither
+blocks nor touches anything. It must not know locks. Imported on the launch
+path (README, D2).
+"""
+
+from __future__ import annotations
+
+import _stat
+import os
+import sys
+
+from lockplugins.contract import (
+    LeaseUnknownError,
+    ResourceError,
+    ResourceType,
+    UnsupportedError,
+)
+from lockplugins.file.locks import reason
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from lockplugins.contract import Resource
+
+FILES = "file_lockspace_dir"
+VOLUMES = "lvm_lockspace_dir"
+UNITS = "scsi_lockspace_dir"
+
+DIRECT = "direct"
+_KINDS = {
+    _stat.S_IFDIR: "a directory",
+    _stat.S_IFCHR: "a character device",
+    _stat.S_IFIFO: "a FIFO",
+    _stat.S_IFSOCK: "a socket",
+}
+
+
+class Found:
+    """A file that exists; owns `fd`, which is O_PATH."""
+
+    __slots__ = ("fd", "path", "stat")
+
+    def __init__(self, fd: int, path: str) -> None:
+        self.fd = fd
+        self.path = path
+        self.stat = os.fstat(fd)
+
+
+class Located:
+    """Every file to lock for one resource, and the lock's name for people.
+
+    `lock_files` are (directory, name), to be created. The caller closes it.
+    """
+
+    __slots__ = ("found", "lease", "lock_files", "lockspace")
+
+    def __init__(self) -> None:
+        self.found: list[Found] = []
+        self.lock_files: list[tuple[str, str]] = []
+        self.lockspace = DIRECT
+        self.lease = ""
+
+    def close(self) -> None:
+        """Close what is still open."""
+        while self.found:
+            os.close(self.found.pop().fd)
+
+
+def called(resource: Resource) -> str:
+    """Return what errors call the resource."""
+    if resource.type == ResourceType.LEASE:
+        return f"lease {resource.lockspace}:{resource.key}"
+    return f"{resource.type} {resource.path}"
+
+
+def locate(resource: Resource, config: Mapping[str, str]) -> Located:
+    """Find the files of `resource`; raises ResourceError, UnsupportedError, LeaseUnknownError."""
+    located = Located()
+    try:
+        if resource.type == ResourceType.DISK:
+            _locate_disk(resource, config, located)
+        elif resource.type == ResourceType.LEASE:
+            _locate_lease(resource, located)
+        else:
+            advice = "use plugin vm with it"
+            raise UnsupportedError("lease", called(resource), "plugin file leases disks", advice)
+    except BaseException:
+        located.close()
+        raise
+    return located
+
+
+def _locate_disk(resource: Resource, config: Mapping[str, str], located: Located) -> None:
+    path = _usable(resource, resource.path)
+    image = _find(resource, path, located)
+    # Not realpath(3): this is the name of the very file that will be locked.
+    names = [path, os.readlink(f"/proc/self/fd/{image.fd}")]
+    is_block = _stat.S_ISBLK(image.stat.st_mode)
+    if is_block:
+        names.append(_find_kernel_node(resource, image.stat.st_rdev, located).path)
+    located.lease = path
+    for name in dict.fromkeys(names):
+        if (place := lock_file(name, config, is_block=is_block)) is None:
+            continue
+        if name == path:
+            located.lockspace, located.lease = place
+        if place not in located.lock_files:
+            located.lock_files.append(place)
+    if is_block and VOLUMES in config:
+        _check_volume_named(resource, image.stat.st_rdev, config[VOLUMES], located)
+
+
+def _check_volume_named(resource: Resource, device: int, directory: str, located: Located) -> None:
+    """Raise LeaseUnknownError for a logical volume that `lvs` did not name.
+
+    libvirt goes on to the next kind of name, which is right only for what is
+    no volume: another host, or the next start, would lock another file.
+    """
+    from lockplugins.file.volumes import is_lvm
+
+    if is_lvm(device) and all(place[0] != directory for place in located.lock_files):
+        why = "the kernel says it is a logical volume, lvs does not name it"
+        raise LeaseUnknownError("lease", called(resource), why, "see lvs and vgck")
+
+
+def _locate_lease(resource: Resource, located: Located) -> None:
+    """Byte 0 of the existing PATH/LOCKSPACE/KEY, which must not lead elsewhere by its words."""
+    name = called(resource)
+    if resource.offset_bytes:
+        why = f"offset {resource.offset_bytes}: plugin file locks byte 0 of the lease's file"
+        raise UnsupportedError("lease", name, why, "give offset 0")
+    lockspace, key = resource.lockspace or "", resource.key or ""
+    for word in (lockspace, key):
+        if word in {"", ".", ".."} or "/" in word:
+            advice = "LOCKSPACE is a directory under PATH, KEY a file in it"
+            raise ResourceError("lease", name, f"'{word}' is not a file's name", advice)
+    located.lockspace = f"{_usable(resource, resource.path)}/{lockspace}"
+    located.lease = key
+    found = _find(resource, _usable(resource, f"{located.lockspace}/{key}"), located)
+    if not _stat.S_ISREG(found.stat.st_mode):
+        raise ResourceError("lease", name, f"{found.path} is a device, not a regular file")
+
+
+def _usable(resource: Resource, path: str) -> str:
+    """Return `path` if a kernel can be asked for it: absolute, encodable, no NUL."""
+    try:
+        usable = os.fsencode(path).startswith(b"/") and "\0" not in path
+    except UnicodeEncodeError:
+        usable = False
+    if not usable:
+        raise ResourceError("lease", called(resource), f"'{path}' is not an absolute path")
+    return path
+
+
+def _find(resource: Resource, path: str, located: Located) -> Found:
+    """Open `path` as O_PATH if it is a regular file or block device."""
+    try:
+        found = Found(os.open(path, os.O_PATH | os.O_CLOEXEC), path)
+    except OSError as error:
+        where = None if path == resource.path else path
+        raise ResourceError("open", called(resource), reason(error, where)) from error
+    located.found.append(found)
+    mode = found.stat.st_mode
+    if not (_stat.S_ISREG(mode) or _stat.S_ISBLK(mode)):
+        kind = _KINDS.get(_stat.S_IFMT(mode), "of an unknown kind")
+        advice = "only regular files and block devices can be leased"
+        raise ResourceError("lease", called(resource), f"it is {kind}", advice)
+    return found
+
+
+def _find_kernel_node(resource: Resource, device: int, located: Located) -> Found:
+    """Find the device's node in /dev: another node is another file, with locks of its own."""
+    numbers = f"{os.major(device)}:{os.minor(device)}"
+    try:
+        node = _find(resource, "/dev/" + _device_name(numbers), located)
+    except OSError as error:
+        trouble = reason(error, f"sysfs, device {numbers}")
+    except ResourceError as error:
+        trouble = error.reason
+    else:
+        if _stat.S_ISBLK(node.stat.st_mode) and node.stat.st_rdev == device:
+            return node
+        trouble = f"{node.path} is not block device {numbers}"
+    why = f"the kernel's own node of the device cannot be used: {trouble}"
+    advice = "mend /dev; without it a second node would get past the lease"
+    raise ResourceError("lease", called(resource), why, advice)
+
+
+def _device_name(numbers: str) -> str:
+    """Return the name of the device under /dev that the kernel gives it; raises OSError."""
+    fd = os.open(f"/sys/dev/block/{numbers}/uevent", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        settings = os.fsdecode(os.read(fd, 4096)).split("\n")
+    finally:
+        os.close(fd)
+    return next((line[8:] for line in settings if line.startswith("DEVNAME=")), "")
+
+
+def lock_file(name: str, config: Mapping[str, str], *, is_block: bool) -> tuple[str, str] | None:
+    """Return (directory, file name) that libvirt locks for `name`, None if it locks the disk.
+
+    Its order is LVM, SCSI, file; a tool that knows no name passes to the next.
+    """
+    if is_block and name.startswith("/dev") and (VOLUMES in config or UNITS in config):
+        from lockplugins.file import volumes
+
+        if VOLUMES in config and (uuid := volumes.lvm_uuid(name)):
+            return config[VOLUMES], uuid
+        if UNITS in config and (serial := volumes.scsi_serial(name)):
+            return config[UNITS], serial
+    if FILES in config:
+        return config[FILES], _sha256(os.fsencode(name))
+    return None
+
+
+def _sha256(data: bytes) -> str:
+    # Not hashlib, which loads OpenSSL.
+    if sys.version_info >= (3, 12):
+        from _sha2 import sha256  # type: ignore[import-not-found]  # typeshed has no stub
+    else:
+        from _sha256 import sha256  # type: ignore[import-not-found]  # typeshed has no stub
+    return str(sha256(data).hexdigest())

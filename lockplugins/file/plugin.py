@@ -1,0 +1,156 @@
+"""The plugin `file`: leases are kernel file locks, where libvirt's lockd driver has them.
+
+Holds with: an OFD lock on byte 0 of the image, for a block device also of the
+kernel's own node; with `file_lockspace_dir`, `lvm_lockspace_dir` or
+`scsi_lockspace_dir` also of a lock file there for each of the disk's names.
+Sharers read-lock bytes 0 and 2.
+Released when: a lease is released, or the last thread of guest and supervisor
+is gone, whichever comes first. The guest carries the descriptors, so that the
+supervisor's death alone frees nothing.
+Loss is seen by: nobody. The kernel takes no lock away; a network filesystem
+whose server forgot its locks says nothing.
+Does not protect against: programs that look at no lock; other hosts, unless
+the image or the lockspace directory is on a filesystem that locks across
+hosts; a libvirt that is configured with lockspace directories when we are
+not, or that knows the disk by a name that is neither ours nor its realpath.
+
+Imported on the launch path (README, D2).
+"""
+
+from __future__ import annotations
+
+import time
+
+from lockplugins.contract import (
+    Capability,
+    ConfigError,
+    LeaseHeldError,
+    LeaseUnknownError,
+    LockError,
+    Mode,
+    Plugin,
+)
+from lockplugins.file import names
+from lockplugins.file.attempt import Attempt, carried_as
+from lockplugins.file.locks import READ, SHARERS_BYTE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from lockplugins.contract import Carrier, Holder, Lease, Resource
+    from lockplugins.file.attempt import Held
+    from lockplugins.file.locks import LockFile, Refusal
+
+# Looks at a holder that was gone before it could be named, or at a file that was replaced.
+TRIES = 4
+
+
+class FilePlugin(Plugin):
+    """Kernel file locks in libvirt's layout.
+
+    `_held` has one LockFile for each (st_dev, st_ino), since a second one would
+    be refused by our own; `_leases` has those that serve each lease.
+    """
+
+    name = "file"
+    capabilities = (Capability.RESOURCES, Capability.HOTPLUG)
+    CONFIG_KEYS = (names.FILES, names.VOLUMES, names.UNITS)
+    FREED_BY_DEATH = True
+
+    def __init__(self, config: Mapping[str, str], carrier: Carrier) -> None:
+        super().__init__(config, carrier)
+        for key, directory in config.items():
+            if not directory.startswith("/"):
+                where = f"{key} of plugin file"
+                raise ConfigError("use", where, f"'{directory}' is not an absolute path")
+        self._held: Held = {}
+        self._leases: dict[Lease, list[LockFile]] = {}
+
+    def acquire(self, resources: Sequence[Resource], wait_until: float | None) -> list[Lease]:
+        tries = TRIES
+        won: LockFile | None = None
+        while True:
+            attempt = Attempt(self.config, self.carrier, self._held, won)
+            awaited: Refusal | None = None
+            try:
+                attempt.open(resources)
+                refusal = attempt.lock()
+                if refusal is None and attempt.still_named():
+                    return attempt.commit(self._leases)
+                if refusal and _may_wait(refusal, wait_until):
+                    awaited = refusal
+                else:
+                    tries -= 1
+                    self._judge(refusal, resources, tries)
+            except BaseException:
+                attempt.undo()
+                raise
+            won = awaited.file if awaited else None
+            attempt.undo(keep=won)
+            if awaited:
+                awaited.wait()  # and this one is locked when the next attempt begins
+
+    def _judge(self, refusal: Refusal | None, resources: Sequence[Resource], tries: int) -> None:
+        """Raise, unless what stood in the way may be gone by now and `tries` are left."""
+        if refusal is None:
+            if tries <= 0:
+                name = ", ".join(names.called(resource) for resource in resources)
+                raise LeaseUnknownError("lease", name, "its files are replaced again and again")
+            return
+        from lockplugins.file import holders
+
+        holder = holders.of_refusal(refusal)
+        if tries > 0 and (holder is None or holder.pid is None):
+            return
+        file, mode = refusal.file, refusal.mode
+        holder = holder or holders.GONE
+        why = f"held by {holder.description}"
+        advice = "stop the guest there or wait for it (--wait)"
+        raise LeaseHeldError("acquire", f"{mode} lease for {file.name}", why, advice, holder)
+
+    def release(self, lease: Lease) -> None:
+        files = self._leases.get(lease)
+        if files is None:
+            raise LockError("release", f"the lease on {lease.resource}", "this guest has none")
+        self._lower(lease, files)
+        while files:
+            file = files[-1]
+            if file.users == [lease.mode]:
+                # Unlocked first: that frees it at once, whatever copies are in flight.
+                file.unlock()
+                self.carrier.drop(carried_as(file))
+                file.close()
+                del self._held[file.identity]
+            file.users.remove(lease.mode)
+            files.pop()
+        del self._leases[lease]
+
+    def _lower(self, lease: Lease, files: list[LockFile]) -> None:
+        """Convert to shared what only sharers of this guest will use; all of `files` or none."""
+        lowered = [
+            file
+            for file in files
+            if lease.mode == Mode.EXCLUSIVE and file.users.count(Mode.EXCLUSIVE) == 1
+            if len(file.users) > 1
+        ]
+        for file in lowered:
+            if not file.set(READ, SHARERS_BYTE):
+                for other in lowered:
+                    other.settle()
+                why = "shared leases of this guest need a lock that is held elsewhere"
+                raise LockError("release", f"the lease on {lease.resource}", why, "try again")
+        for file in lowered:
+            file.lock(Mode.SHARED)  # byte 2 is ours already: not refused
+
+    def inquire(self, resource: Resource) -> list[Holder]:
+        from lockplugins.file import holders
+
+        return holders.of_resource(resource, self.config)
+
+
+def _may_wait(refusal: Refusal, wait_until: float | None) -> bool:
+    """Is there time left? Never waits to convert what the guest holds already."""
+    if wait_until is None or refusal.file.users:
+        return False
+    return time.clock_gettime(time.CLOCK_BOOTTIME) < wait_until

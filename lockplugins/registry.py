@@ -1,0 +1,253 @@
+"""Which class is a plugin called NAME, and what are several of them together?
+
+Built-in names are a table; a third party's come from the caller, as
+`module:Class`. The guard scans nothing: looking at what is installed is
+`entry_points_classes`, for the front door. It must not know any lock manager.
+Imported on the launch path, and imports only the plugins asked for (README, D2).
+"""
+
+from __future__ import annotations
+
+import sys
+
+from lockplugins.contract import (
+    Capability,
+    ConfigError,
+    LeaseHeldError,
+    LeaseLostError,
+    LockError,
+    Plugin,
+    ResourceType,
+    UnsupportedError,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from lockplugins.contract import Carrier, Guest, Holder, Lease, Resource
+
+ENTRY_POINTS = "lockplugins"
+JOIN = "+"
+
+_BUILT_IN = {
+    "file": "lockplugins.file.plugin:FilePlugin",
+    "nop": "lockplugins.nop:NopPlugin",
+}
+_ALIASES = {"sync-manager": "sanlock"}
+
+
+def known(classes: Mapping[str, str] | None = None) -> tuple[str, ...]:
+    """Return the names that can be loaded: built in, then the caller's."""
+    return (*_BUILT_IN, *(name for name in classes or {} if name not in _BUILT_IN))
+
+
+def entry_points_classes() -> dict[str, tuple[str, str]]:
+    """Return what is installed as {name: (module:Class, directory to import it from)}.
+
+    Slow, and for the front door only. Built-in names cannot be taken over.
+    """
+    from importlib.metadata import entry_points
+
+    found = {}
+    for entry in entry_points(group=ENTRY_POINTS):
+        if entry.dist is not None and entry.name not in (*_BUILT_IN, *_ALIASES):
+            found[entry.name] = (entry.value, str(entry.dist.locate_file("")))
+    return found
+
+
+def plugin_class(name: str, classes: Mapping[str, str] | None = None) -> type[Plugin]:
+    """Return the class of one plugin; raises ConfigError naming what is allowed."""
+    where = _BUILT_IN.get(_ALIASES.get(name, name)) or (classes or {}).get(name)
+    if where is None:
+        allowed = "allowed: " + " ".join(known(classes))
+        raise ConfigError("use", f"plugin {name}", "there is none of that name", allowed)
+    module, _, attribute = where.partition(":")
+    try:
+        __import__(module)
+        found: object = getattr(sys.modules[module], attribute)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError("use", f"plugin {name}", f"{where}: {error}") from error
+    if not (isinstance(found, type) and issubclass(found, Plugin)):
+        raise ConfigError("use", f"plugin {name}", f"{where} is no lockplugins.contract.Plugin")
+    return found
+
+
+def plugin_classes(
+    joined: str, classes: Mapping[str, str] | None = None
+) -> tuple[type[Plugin], ...]:
+    """Return the classes of NAME or NAME+NAME…, in that order; raises ConfigError."""
+    found = tuple(plugin_class(name, classes) for name in joined.split(JOIN))
+    if len(set(found)) < len(found):
+        raise ConfigError("use", f"plugin {joined}", "one plugin is named twice")
+    return found
+
+
+def load(
+    name: str,
+    config: Mapping[str, Mapping[str, str]],
+    carrier: Carrier,
+    classes: Mapping[str, str] | None = None,
+) -> Plugin:
+    """Return the plugin NAME or NAME+NAME…; `config` has a table for each. Raises ConfigError."""
+    parts = []
+    for word, found in zip(name.split(JOIN), plugin_classes(name, classes), strict=True):
+        table = config.get(_ALIASES.get(word, word), {})
+        for key in table:
+            if key not in found.CONFIG_KEYS:
+                allowed = "allowed: " + (" ".join(found.CONFIG_KEYS) or "none")
+                what = f"key {key} of plugin {word}"
+                raise ConfigError("use", what, "there is none of that name", allowed)
+        parts.append(found(table, carrier))
+    return parts[0] if len(parts) == 1 else Composite(parts)
+
+
+def capabilities(parts: Sequence[Plugin | type[Plugin]]) -> tuple[str, ...]:
+    """Return what plugins can do together.
+
+    RESOURCES and VM: one that does is enough, the others are not asked.
+    EXPIRES: one is enough to end the guest. HOTPLUG: all that take resources.
+    MIGRATION and GENERATIONS: all, since a lease that one of them cannot hand
+    over, or cannot recognise when it comes back, may not be let go.
+    """
+    some = {name for part in parts for name in part.capabilities}
+    lacking = {name for part in parts for name in Capability.ALL if name not in part.capabilities}
+    can = some - lacking | some & {Capability.RESOURCES, Capability.VM, Capability.EXPIRES}
+    takers = [part for part in parts if Capability.RESOURCES in part.capabilities]
+    if takers and all(Capability.HOTPLUG in part.capabilities for part in takers):
+        can.add(Capability.HOTPLUG)
+    return tuple(name for name in Capability.ALL if name in can)
+
+
+class Composite(Plugin):
+    """Several plugins as one: all leases or none, in order, released in reverse.
+
+    A disk's lease is one of each part that takes resources. Waiting, it holds
+    nothing of any part.
+    """
+
+    def __init__(self, parts: Sequence[Plugin]) -> None:
+        super().__init__({}, parts[0].carrier)
+        self.name = JOIN.join(part.name for part in parts)
+        self.capabilities = capabilities(parts)
+        self.FREED_BY_DEATH = all(part.FREED_BY_DEATH for part in parts)
+        self._parts = tuple(parts)
+        self._expiring = [part for part in parts if Capability.EXPIRES in part.capabilities]
+        self._proven: dict[Plugin, float] = {}
+        self._issuer: dict[Lease, Plugin] = {}
+
+    def open(self, guest: Guest) -> None:
+        opened: list[Plugin] = []
+        try:
+            for part in self._parts:
+                part.open(guest)
+                opened.append(part)
+        except BaseException:
+            _close(opened)
+            raise
+        if self._expiring:
+            self.PROOF_TERM_S = min(part.PROOF_TERM_S for part in self._expiring)
+            self.RENEW_EVERY_S = min(part.RENEW_EVERY_S for part in self._expiring)
+
+    def acquire(self, resources: Sequence[Resource], wait_until: float | None) -> list[Lease]:
+        for resource in resources:
+            if not any(_takes(part, resource) for part in self._parts):
+                name = f"{resource.type} {resource.path}"
+                raise UnsupportedError("lease", name, f"no part of {self.name} leases that")
+        awaited: Plugin | None = None
+        while True:
+            # The one that refused goes first: it may wait, as nothing else is held yet.
+            order = sorted(self._parts, key=lambda part: part is not awaited)
+            taken: dict[Plugin, list[Lease]] = {}
+            try:
+                for part in order:
+                    wanted = [resource for resource in resources if _takes(part, resource)]
+                    patience = wait_until if part is awaited else None
+                    taken[part] = part.acquire(wanted, patience)
+            except BaseException as error:
+                _give_back(taken)
+                refused = order[len(taken)]
+                held = isinstance(error, LeaseHeldError)
+                if not held or wait_until is None or refused is awaited:
+                    raise
+                awaited = refused
+                continue
+            for part, leases in taken.items():
+                self._issuer.update(dict.fromkeys(leases, part))
+            return [lease for part in self._parts for lease in taken[part]]
+
+    def release(self, lease: Lease) -> None:
+        self._issuer_of(lease).release(lease)
+        del self._issuer[lease]
+
+    def reacquire(self, lease: Lease) -> None:
+        self._issuer_of(lease).reacquire(lease)
+
+    def _issuer_of(self, lease: Lease) -> Plugin:
+        if (part := self._issuer.get(lease)) is None:
+            raise LockError("find", f"the lease on {lease.resource}", "this guest has none")
+        return part
+
+    def inquire(self, resource: Resource) -> list[Holder]:
+        takers = [part for part in self._parts if _takes(part, resource)]
+        return [holder for part in takers for holder in part.inquire(resource)]
+
+    def watch_fds(self) -> tuple[int, ...]:
+        return tuple(fd for part in self._parts for fd in part.watch_fds())
+
+    def on_readable(self, fd: int) -> None:
+        for part in self._parts:
+            if fd in part.watch_fds():
+                part.on_readable(fd)
+
+    def renew(self) -> float:
+        """Renew every part whose leases expire; returns an instant PROOF_TERM_S before the first.
+
+        Each part's own term runs from its own last proof. A part that proves
+        nothing now is an error only when it is the one that ends first.
+        """
+        doubts: dict[Plugin, LockError] = {}
+        for part in self._expiring:
+            try:
+                self._proven[part] = part.renew() + part.PROOF_TERM_S
+            except LeaseLostError:
+                raise
+            except LockError as error:
+                doubts[part] = error
+        first = min(self._expiring, key=lambda part: self._proven.get(part, 0.0))
+        if first in doubts:
+            raise doubts[first]
+        return self._proven[first] - self.PROOF_TERM_S
+
+    def close(self) -> None:
+        _close(self._parts)
+
+
+def _takes(part: Plugin, resource: Resource) -> bool:
+    needed = Capability.VM if resource.type == ResourceType.VM else Capability.RESOURCES
+    return needed in part.capabilities
+
+
+def _give_back(taken: dict[Plugin, list[Lease]]) -> None:
+    """Release in reverse, and all of it before a failure is raised."""
+    failure: LockError | None = None
+    for part, leases in reversed(taken.items()):
+        for lease in reversed(leases):
+            try:
+                part.release(lease)
+            except LockError as error:
+                failure = error
+    if failure:
+        raise failure
+
+
+def _close(parts: Sequence[Plugin]) -> None:
+    """Close in reverse, and all of them before a failure is raised."""
+    failure: LockError | None = None
+    for part in reversed(parts):
+        try:
+            part.close()
+        except LockError as error:
+            failure = error
+    if failure:
+        raise failure
