@@ -25,9 +25,8 @@ if TYPE_CHECKING:
 
 DEADLINE_S = 20
 ALLOWED = {
-    "__future__", "_json", "_socket", "_stat", "_struct", "_thread", "errno", "fcntl", "posix", "select",
-    "time",
-    "prctl", "_prctl",
+    "__future__", "_json", "_socket", "_stat", "_struct", "_thread", "errno", "fcntl", "posix",
+    "prctl", "_prctl", "select", "time",
 }  # fmt: skip
 FAR_TOO_DEAR = {
     "enum", "json", "typing", "dataclasses", "signal", "re", "contextlib", "collections",
