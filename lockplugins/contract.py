@@ -6,8 +6,6 @@ class. It must not know any lock manager, nor the supervisor. Imported on the
 launch path: plain classes, no enum, typing or dataclasses (README, D2).
 """
 
-from __future__ import annotations
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -174,19 +172,14 @@ class LockError(Exception):
         self.reason = reason
         self.advice = advice
 
-    def because(self) -> str:
-        """Return the reason with its evidence."""
-        return self.reason
-
     def __str__(self) -> str:
         """Render the one line that a person sees (style: what, to what, why, what to do)."""
-        text = f"cannot {self.verb} {shown(self.name)}: {shown(self.because())}"
+        text = f"cannot {self.verb} {shown(self.name)}: {shown(self.reason)}"
         return f"{text}; {shown(self.advice)}" if self.advice else text
 
     def fields(self) -> dict[str, object]:
         """Return the error's fields for the control pipe."""
-        reason = self.because()
-        return {"verb": self.verb, "name": self.name, "reason": reason, "advice": self.advice}
+        return {"verb": self.verb, "name": self.name, "reason": self.reason, "advice": self.advice}
 
 
 class LeaseHeldError(LockError):
@@ -199,10 +192,6 @@ class LeaseHeldError(LockError):
     ) -> None:
         super().__init__(verb, name, reason, advice)
         self.holder = holder
-
-    def because(self) -> str:
-        """Return "held by" and the holder's description as it is now: the guard may enrich it."""
-        return f"held by {self.holder.description}" if self.holder else self.reason
 
 
 class LeaseUnknownError(LockError):
@@ -240,7 +229,7 @@ class Plugin:
     guard calls neither `release` nor `close` at the guest's end.
     """
 
-    CONFIG_KEYS: ClassVar[tuple[str, ...]] = ()
+    CONFIG_KEYS: "ClassVar[tuple[str, ...]]" = ()
     # A class states these; an instance may know better (a composite, a configured term).
     name: str = ""
     capabilities: tuple[str, ...] = ()
@@ -248,14 +237,14 @@ class Plugin:
     PROOF_TERM_S: float = 0.0
     RENEW_EVERY_S: float = 0.0
 
-    def __init__(self, config: Mapping[str, str], carrier: Carrier) -> None:
+    def __init__(self, config: "Mapping[str, str]", carrier: "Carrier") -> None:
         self.config = config
         self.carrier = carrier
 
     def open(self, guest: Guest) -> None:
         """Connect to the lock manager for `guest`; raises LockError when it cannot be reached."""
 
-    def acquire(self, resources: Sequence[Resource], wait_until: float | None) -> list[Lease]:
+    def acquire(self, resources: "Sequence[Resource]", wait_until: float | None) -> list[Lease]:
         """Acquire all of `resources` or none, in the order given.
 
         `wait_until` is an instant of CLOCK_BOOTTIME (seconds; infinity waits
