@@ -6,12 +6,9 @@ them. It knows nothing of leases or of the control pipe's language. Imported on
 the guard's launch path: builtin modules only (README, D2).
 """
 
-from __future__ import annotations
-
 import errno
 import fcntl
 import os
-from _json import encode_basestring_ascii
 from _struct import pack, unpack
 
 from lockplugins.contract import LockError
@@ -64,7 +61,7 @@ def default_base() -> str:
 def as_json(value: object) -> str:
     """Render None, bool, int, float, str, list, tuple and dict as ASCII JSON."""
     if isinstance(value, str):
-        return str(encode_basestring_ascii(value))
+        return _quoted(value)
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -72,11 +69,19 @@ def as_json(value: object) -> str:
     if isinstance(value, int | float):
         return repr(value)
     if isinstance(value, dict):
-        items = (f"{encode_basestring_ascii(k)}: {as_json(v)}" for k, v in value.items())
+        items = (f"{_quoted(key)}: {as_json(item)}" for key, item in value.items())
         return "{" + ", ".join(items) + "}"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(as_json, value)) + "]"
     raise TypeError(type(value))
+
+
+def _quoted(text: str) -> str:
+    if text.isascii() and text.isprintable() and '"' not in text and "\\" not in text:
+        return f'"{text}"'
+    from _json import encode_basestring_ascii  # 0.3 ms, for the odd name alone (D2)
+
+    return str(encode_basestring_ascii(text))
 
 
 def boot_id() -> str:
@@ -109,7 +114,7 @@ class GuardDir:
         self.lock_fd = lock_fd
 
     @classmethod
-    def claim(cls, base: str, uuid: str) -> GuardDir:
+    def claim(cls, base: str, uuid: str) -> "GuardDir":
         """Create and lock the directory of `uuid`; clears what a dead guard left.
 
         Raises SupervisedError while another guard has it, RundirError when
@@ -262,7 +267,7 @@ def remove_dead(path: str) -> bool:
     return True
 
 
-def directories(base: str) -> Iterator[str]:
+def directories(base: str) -> "Iterator[str]":
     """Yield the runtime directories under `base`, living and dead; raises RundirError."""
     try:
         names = sorted(os.listdir(base))
@@ -300,7 +305,7 @@ def guest_of(pid: int) -> dict[str, object] | None:
 
 def read_guest(path: str) -> dict[str, object] | None:
     """Return the guest.json of the runtime directory `path`; None when there is none (yet)."""
-    import json  # noqa: PLC0415  # costs the guard's launch 6 ms (D2)
+    import json  # costs the guard's launch 6 ms (D2)
 
     try:
         guest = json.loads(_read(os.path.join(path, GUEST_JSON)))

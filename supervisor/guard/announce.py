@@ -4,8 +4,6 @@ Each call writes one short message and fails silently: the guest's fate never
 hangs on somebody listening. It must not know the guest's state.
 """
 
-from __future__ import annotations
-
 import os
 import select
 

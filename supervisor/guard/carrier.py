@@ -6,8 +6,6 @@ guest's last thread is gone, also when the guard gets SIGKILL at any line. It
 must not know what a descriptor stands for (README, D1).
 """
 
-from __future__ import annotations
-
 import _socket
 import errno
 import os
@@ -32,7 +30,7 @@ class Carrier:
     death does.
     """
 
-    def __init__(self, shelf: Shelf) -> None:
+    def __init__(self, shelf: "Shelf") -> None:
         sender, receiver = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
         self._sender = _socket.socket(fileno=shelf.lift(sender.detach()))
         self.guest_fd = shelf.lift(receiver.detach())

@@ -4,8 +4,6 @@ The guard's view of what fork.py started: a pid to name, a pidfd to signal, and
 an end that only the kernel declares. It must not fork, nor decide.
 """
 
-from __future__ import annotations
-
 import os
 
 from supervisor.guard import signals
@@ -29,7 +27,7 @@ class Child:
     """
 
     def __init__(
-        self, first_pid: int, end_pidfd: int, init_report: _socket.socket | None = None
+        self, first_pid: int, end_pidfd: int, init_report: "_socket.socket | None" = None
     ) -> None:
         self.pid = first_pid
         self.pidfd = end_pidfd

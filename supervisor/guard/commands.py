@@ -5,12 +5,11 @@ job has ended; what the guard already knows it answers at once, however busy
 the jobs thread is. It must not know how messages travel.
 """
 
-from __future__ import annotations
-
 import os
 
 from lockplugins.contract import (
     Capability,
+    LeaseHeldError,
     LeaseUnknownError,
     LockError,
     Mode,
@@ -70,7 +69,7 @@ class NoSuchLeaseError(LockError):
 class Commands:
     """The control pipe's commands, on behalf of one supervisor."""
 
-    def __init__(self, supervisor: Supervisor) -> None:
+    def __init__(self, supervisor: "Supervisor") -> None:
         self._supervisor = supervisor
         self._monitor: Monitor | None = None
         if supervisor.prepared.monitor_fd is not None:
@@ -85,7 +84,7 @@ class Commands:
             "stop-guest": self._stop_guest,
         }
 
-    def run(self, command: str, arguments: dict[str, object], done: Done) -> None:
+    def run(self, command: str, arguments: dict[str, object], done: "Done") -> None:
         """Obey one command."""
         handler = self._table.get(command)
         if handler is None:
@@ -97,7 +96,7 @@ class Commands:
         except LockError as error:
             done(None, error)
 
-    def _query_child(self, arguments: dict[str, object], done: Done) -> None:
+    def _query_child(self, arguments: dict[str, object], done: "Done") -> None:
         supervisor, record = self._supervisor, self._supervisor.record
         fds = (supervisor.child.pidfd,) if arguments.get("pidfd") is True else ()
         child = {
@@ -107,10 +106,10 @@ class Commands:
         }
         done(child, None, fds)
 
-    def _query_leases(self, _arguments: dict[str, object], done: Done) -> None:
+    def _query_leases(self, _arguments: dict[str, object], done: "Done") -> None:
         done([lease.as_json() for lease in self._supervisor.leases])
 
-    def _query_status(self, _arguments: dict[str, object], done: Done) -> None:
+    def _query_status(self, _arguments: dict[str, object], done: "Done") -> None:
         self._images.survey(lambda unleased, words: done(self._status(unleased, words)))
 
     def _status(self, unleased: list[str], guarantee: str) -> dict[str, object]:
@@ -132,7 +131,7 @@ class Commands:
             "unleased": unleased,
         }
 
-    def _acquire_resource(self, arguments: dict[str, object], done: Done) -> None:
+    def _acquire_resource(self, arguments: dict[str, object], done: "Done") -> None:
         supervisor = self._supervisor
         path = self._disk_path(arguments, "attach")
         mode = arguments.get("mode", Mode.EXCLUSIVE)
@@ -142,7 +141,7 @@ class Commands:
         if self._lease_on(path) is not None:
             raise ResourceError("attach", f"disk {path}", "the guest has a lease on it already")
 
-        def acquired(lease: Lease | None, error: BaseException | None) -> None:
+        def acquired(lease: "Lease | None", error: BaseException | None) -> None:
             if lease is None:
                 done(None, self._as_error("attach", path, error))
                 return
@@ -151,7 +150,7 @@ class Commands:
 
         supervisor.jobs.submit(lambda: self._attach(Resource(path, str(mode))), acquired)
 
-    def _attach(self, resource: Resource) -> Lease:
+    def _attach(self, resource: Resource) -> "Lease":
         """Acquire and publish one more lease, or neither (jobs thread)."""
         supervisor, plugin = self._supervisor, self._supervisor.plugin
         if plugin is None:
@@ -160,8 +159,8 @@ class Commands:
             raise ResourceError("attach", resource.path, "the guest has a lease on it already")
         try:
             (lease,) = plugin.acquire([resource], None)
-        except LockError as error:
-            supervisor.record.name_holder(getattr(error, "holder", None))
+        except LeaseHeldError as error:
+            supervisor.record.name_holder(error)
             raise
         leases = [*supervisor.leases, lease]
         try:
@@ -172,7 +171,7 @@ class Commands:
         supervisor.leases = leases
         return lease
 
-    def _release_resource(self, arguments: dict[str, object], done: Done) -> None:
+    def _release_resource(self, arguments: dict[str, object], done: "Done") -> None:
         path = self._disk_path(arguments, "detach")
         self._must_run("detach", path)
         lease = self._lease_on(path)
@@ -198,7 +197,7 @@ class Commands:
 
         self._images.is_open(path, looked)
 
-    def _detach(self, lease: Lease) -> None:
+    def _detach(self, lease: "Lease") -> None:
         """Release one lease and publish that (jobs thread)."""
         supervisor, plugin = self._supervisor, self._supervisor.plugin
         if plugin is None or lease not in supervisor.leases:
@@ -209,7 +208,7 @@ class Commands:
         supervisor.leases = [other for other in supervisor.leases if other is not lease]
         supervisor.record.publish_leases(supervisor.child.pid, supervisor.leases)
 
-    def _stop_guest(self, arguments: dict[str, object], done: Done) -> None:
+    def _stop_guest(self, arguments: dict[str, object], done: "Done") -> None:
         timeout_s = arguments.get("timeout_s", self._supervisor.spec.stop_timeout_s)
         if isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float) or timeout_s < 0:
             raise ArgumentError("stop", "guest", "timeout_s is not a number of seconds")
@@ -246,7 +245,7 @@ class Commands:
             raise ArgumentError(verb, "disk", "path is not a file name") from error
         return path
 
-    def _lease_on(self, path: str) -> Lease | None:
+    def _lease_on(self, path: str) -> "Lease | None":
         for lease in self._supervisor.leases:
             if lease.type == ResourceType.DISK and lease.resource == path:
                 return lease

@@ -5,8 +5,6 @@ bits and file capabilities (README, D4), and looks again after exec. It must
 not fork.
 """
 
-from __future__ import annotations
-
 import os
 
 from lockplugins.contract import ConfigError, shown
@@ -32,12 +30,12 @@ def resolve(command: str) -> str:
     return command
 
 
-def daemonizes(argv: Sequence[str]) -> bool:
+def daemonizes(argv: "Sequence[str]") -> bool:
     """Does QEMU's argv make it fork and let its parent exit?"""
     return is_qemu(argv[0]) and "-daemonize" in _options(argv)
 
 
-def decide(requested: str, argv: Sequence[str], path: str) -> str:
+def decide(requested: str, argv: "Sequence[str]", path: str) -> str:
     """Return the containment for this command; raises ConfigError when none can hold."""
     reason = _disarms_death_signal(argv, path)
     if requested == Containment.PDEATHSIG and reason:
@@ -54,7 +52,7 @@ def decide(requested: str, argv: Sequence[str], path: str) -> str:
     return Containment.PIDNS
 
 
-def _disarms_death_signal(argv: Sequence[str], path: str) -> str:
+def _disarms_death_signal(argv: "Sequence[str]", path: str) -> str:
     """Return why prctl(2)'s PR_SET_PDEATHSIG would be lost, or nothing."""
     if is_qemu(argv[0]):
         words = list(_options(argv))
@@ -102,7 +100,7 @@ def _programs(path: str) -> list[str]:
     return programs
 
 
-def _options(argv: Sequence[str]) -> list[str]:
+def _options(argv: "Sequence[str]") -> list[str]:
     """Return argv with QEMU's --option spelled -option."""
     return [a[1:] if a.startswith("--") else a for a in argv[1:]]
 
@@ -156,7 +154,7 @@ def doubts(mode: str, pid: int, inode: int) -> str:
     return ""
 
 
-def guarantee(mode: str, doubt: str, unleased: Sequence[str]) -> str:
+def guarantee(mode: str, doubt: str, unleased: "Sequence[str]") -> str:
     """Return the live guarantee in words."""
     tie = (
         "the kernel sends SIGKILL when the supervisor dies"
@@ -172,5 +170,5 @@ def guarantee(mode: str, doubt: str, unleased: Sequence[str]) -> str:
     return f"the guest runs only while every lease is held: it carries them, and {tie}"
 
 
-def _refused(argv: Sequence[str], reason: str, advice: str) -> ConfigError:
+def _refused(argv: "Sequence[str]", reason: str, advice: str) -> ConfigError:
     return ConfigError("contain", f"guest {os.path.basename(argv[0])}", reason, advice)

@@ -5,8 +5,6 @@ bounded in number, message size and unread output; a hostile one loses its
 connection, never anybody else's time. It must not know what a command does.
 """
 
-from __future__ import annotations
-
 import _socket
 import os
 import time
@@ -34,7 +32,7 @@ _GREETING: dict[str, object] = {
 class Control:
     """The server end of the control pipe; serves until the guard exits."""
 
-    def __init__(self, supervisor: Supervisor) -> None:
+    def __init__(self, supervisor: "Supervisor") -> None:
         self.supervisor = supervisor
         self.loop = supervisor.loop
         self.commands = Commands(supervisor)
@@ -61,7 +59,7 @@ class Control:
         self._clients.append(client)
         client.send(_GREETING)
 
-    def forget(self, client: Client) -> None:
+    def forget(self, client: "Client") -> None:
         """The client's connection is closed."""
         self._clients.remove(client)
 

@@ -7,8 +7,6 @@ when the guard is stopped, spinning, or swapped out. It must not know how a
 proof is made.
 """
 
-from __future__ import annotations
-
 import _thread
 import ctypes
 import os
@@ -82,7 +80,7 @@ def _check(result: int, call: str) -> None:
 class Deadline:
     """Renews, and calls `lost(reason)` on the main thread when the guest may not run on."""
 
-    def __init__(self, plugin: Plugin, loop: Loop, lost: Callable[[str], None]) -> None:
+    def __init__(self, plugin: "Plugin", loop: "Loop", lost: "Callable[[str], None]") -> None:
         self._plugin = plugin
         self._loop = loop
         self._lost = lost

@@ -6,8 +6,6 @@ descriptors are occupied while we run, or the guest would get one of ours as
 its stdin. It must not know what a descriptor is for.
 """
 
-from __future__ import annotations
-
 import fcntl
 import os
 
@@ -32,7 +30,7 @@ class Shelf:
     had to be raised. The child closes and restores them (child.py).
     """
 
-    def __init__(self, argv: Sequence[str]) -> None:
+    def __init__(self, argv: "Sequence[str]") -> None:
         self.closed = [fd for fd in _STANDARD if not _is_open(fd)]
         for fd in self.closed:
             null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
@@ -83,7 +81,7 @@ def lower_limit(limits: tuple[int, int]) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
-def check_named(argv: Sequence[str]) -> None:
+def check_named(argv: "Sequence[str]") -> None:
     """Raise ConfigError when argv tells QEMU to use a descriptor that is not open."""
     for argument in argv[1:]:
         if "fd" in argument:
@@ -97,7 +95,7 @@ def check_named(argv: Sequence[str]) -> None:
                     )
 
 
-def _named(argument: str) -> Iterator[int]:
+def _named(argument: str) -> "Iterator[int]":
     """Yield the numbers behind fd=, vhostfds=, "fd": and fd: in one argument, and in /dev/fd/N."""
     for word in argument.translate(_NO_QUOTES).split(","):
         equals, colon = word.find("="), word.find(":")

@@ -6,8 +6,6 @@ pipe before exec, and reports a failed exec with stage and errno on a socket
 that a successful one closes. It must not decide when the guest may go.
 """
 
-from __future__ import annotations
-
 import _socket
 import os
 import select
@@ -48,8 +46,8 @@ class Launch:
         path: str,
         shelf: descriptors.Shelf,
         launcher_signals: signals.Signals,
-        inherit: Sequence[int],
-        withhold: Sequence[int],
+        inherit: "Sequence[int]",
+        withhold: "Sequence[int]",
     ) -> None:
         self.argv = argv
         self.path = path
@@ -119,7 +117,7 @@ def arm_parent_death(guard_pidfd: int) -> None:
         os._exit(exitcodes.OUR_FAULT)
 
 
-def _become_guest(launch: Launch) -> NoReturn:
+def _become_guest(launch: Launch) -> "NoReturn":
     """Undo in this process what Python and the guard changed, wait for go, exec."""
     stage = "prepare the child"
     try:
@@ -196,7 +194,7 @@ def _fork_into_namespace(launch: Launch, guest_name: str) -> Child:
     return child
 
 
-def _be_init(launch: Launch, report: _socket.socket) -> NoReturn:
+def _be_init(launch: Launch, report: _socket.socket) -> "NoReturn":
     """Be process 1 of the namespace: fork the guest, reap, report, end with the last process.
 
     Never execs and never changes user, so the parent-death signal stays; the
@@ -232,7 +230,7 @@ def _close_all_but(keep: set[int]) -> None:
                 continue  # the descriptor of the listing itself
 
 
-def _namespace_calls() -> tuple[Callable[[int], None], Callable[[int, int], None]]:
+def _namespace_calls() -> "tuple[Callable[[int], None], Callable[[int, int], None]]":
     """Return unshare(2) and setns(2): os has them from Python 3.12 on."""
     if sys.version_info >= (3, 12):
         return os.unshare, os.setns

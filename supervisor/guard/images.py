@@ -5,8 +5,6 @@ thread of its own, since a hung filesystem must not hold any answer for long.
 It must not change anything.
 """
 
-from __future__ import annotations
-
 import json
 import os
 
@@ -30,13 +28,13 @@ _FILE_DRIVERS = ("file", "host_device", "host_cdrom")
 class OpenImages:
     """Compares QEMU's block nodes with the supervisor's leases."""
 
-    def __init__(self, supervisor: Supervisor, monitor: Monitor | None) -> None:
+    def __init__(self, supervisor: "Supervisor", monitor: "Monitor | None") -> None:
         self._supervisor = supervisor
         self._monitor = monitor
         self._waiting: list[Surveyed] = []
         self._looking = False
 
-    def survey(self, then: Surveyed) -> None:
+    def survey(self, then: "Surveyed") -> None:
         """Call `then(unleased paths, guarantee in words)` within SURVEY_S seconds or so."""
         self._waiting.append(then)
         if len(self._waiting) > 1:
@@ -82,7 +80,7 @@ class OpenImages:
         for then in waiting:
             then(unleased, words)
 
-    def is_open(self, path: str, then: Callable[[bool | None, str], None]) -> None:
+    def is_open(self, path: str, then: "Callable[[bool | None, str], None]") -> None:
         """Call `then(answer, reason)`: does QEMU have `path` open? None when it cannot be told.
 
         Without a monitor the answer is no: the caller's word is taken.
@@ -106,7 +104,7 @@ class OpenImages:
         self._monitor.execute("query-named-block-nodes", {"flat": True}, asked, OPEN_S)
 
 
-def _paths(nodes: object) -> Iterable[str]:
+def _paths(nodes: object) -> "Iterable[str]":
     """Yield the host files of query-named-block-nodes."""
     for node in nodes if isinstance(nodes, list) else []:
         if not isinstance(node, dict) or node.get("drv") not in _FILE_DRIVERS:

@@ -5,8 +5,6 @@ the guest, so that a hung filesystem never holds the main thread (README, D3).
 It must not know what a job is about.
 """
 
-from __future__ import annotations
-
 import _thread
 import os
 
@@ -21,7 +19,7 @@ if TYPE_CHECKING:
 class Jobs:
     """One thread; `start` it after the guest is forked."""
 
-    def __init__(self, loop: Loop) -> None:
+    def __init__(self, loop: "Loop") -> None:
         self._loop = loop
         self._queue: list[tuple[Callable[[], Any], Callable[[Any, BaseException | None], None]]]
         self._queue = []
@@ -34,8 +32,8 @@ class Jobs:
 
     def submit(
         self,
-        job: Callable[[], Any],
-        then: Callable[[Any, BaseException | None], None] | None = None,
+        job: "Callable[[], Any]",
+        then: "Callable[[Any, BaseException | None], None] | None" = None,
     ) -> None:
         """Run `job` on the thread, then `then(result, error)` on the main one (main thread only)."""
         self.unfinished += 1
@@ -43,7 +41,7 @@ class Jobs:
         os.eventfd_write(self._pending_fd, 1)
 
     def apart(
-        self, job: Callable[[], Any], then: Callable[[Any, BaseException | None], None]
+        self, job: "Callable[[], Any]", then: "Callable[[Any, BaseException | None], None]"
     ) -> None:
         """Run `job` at once on a thread of its own: for questions while a job is blocked."""
         self.unfinished += 1
@@ -56,7 +54,7 @@ class Jobs:
             self._run(job, then)
 
     def _run(
-        self, job: Callable[[], Any], then: Callable[[Any, BaseException | None], None]
+        self, job: "Callable[[], Any]", then: "Callable[[Any, BaseException | None], None]"
     ) -> None:
         result, failure = None, None
         try:
@@ -67,8 +65,8 @@ class Jobs:
 
     def _ended(
         self,
-        then: Callable[[Any, BaseException | None], None],
-        result: Any,  # noqa: ANN401  # a job returns what it likes
+        then: "Callable[[Any, BaseException | None], None]",
+        result: "Any",  # noqa: ANN401  # a job returns what it likes
         failure: BaseException | None,
     ) -> None:
         self.unfinished -= 1

@@ -4,8 +4,6 @@ Every pair is present; a test proves it. An action is the name of a method of
 `supervise.Supervisor`. It must not do anything itself.
 """
 
-from __future__ import annotations
-
 
 class State:
     """Where the guest is between the supervisor's start and its end."""

@@ -5,8 +5,6 @@ block: the kernel's death signal for the guest hangs on this thread (README, D3)
 It must not know what the descriptors mean.
 """
 
-from __future__ import annotations
-
 import os
 import select
 import time
@@ -36,7 +34,7 @@ class Loop:
         self._done = False
         self.watch(self._wake_fd, READABLE, self._run_posted)
 
-    def watch(self, fd: int, events: int, callback: Callable[[int], None]) -> None:
+    def watch(self, fd: int, events: int, callback: "Callable[[int], None]") -> None:
         """Call `callback(revents)` whenever `fd` is ready, in place of any earlier watch of it."""
         self._callbacks[fd] = callback
         self._poll.register(fd, events)
@@ -46,7 +44,7 @@ class Loop:
         if self._callbacks.pop(fd, None) is not None:
             self._poll.unregister(fd)
 
-    def at(self, name: str, instant: float, callback: Callable[[], None]) -> None:
+    def at(self, name: str, instant: float, callback: "Callable[[], None]") -> None:
         """Call `callback` once at `instant` of CLOCK_BOOTTIME; replaces the timer `name`."""
         self._timers[name] = (instant, callback)
 
@@ -54,7 +52,7 @@ class Loop:
         """Forget the timer `name`, set or not."""
         self._timers.pop(name, None)
 
-    def post(self, call: Callable[[], None]) -> None:
+    def post(self, call: "Callable[[], None]") -> None:
         """Have the main thread run `call`; for any thread (list.append is atomic)."""
         self._posted.append(call)
         os.eventfd_write(self._wake_fd, 1)

@@ -5,8 +5,6 @@ question has a time limit, since a stopped QEMU never answers. It must not
 know what the answers are good for.
 """
 
-from __future__ import annotations
-
 import errno
 import os
 
@@ -25,7 +23,7 @@ if TYPE_CHECKING:
 class Monitor:
     """A QMP client on the monitor's descriptor; `then(result, error)` gets each answer."""
 
-    def __init__(self, fd: int, loop: Loop) -> None:
+    def __init__(self, fd: int, loop: "Loop") -> None:
         self._fd = fd
         self._loop = loop
         self._framer = Framer(MAX_REPLY_BYTES)
@@ -37,7 +35,7 @@ class Monitor:
         self.execute("qmp_capabilities", {}, lambda _result, _error: None, float("inf"))
 
     def execute(
-        self, command: str, arguments: dict[str, object], then: Then, timeout_s: float
+        self, command: str, arguments: dict[str, object], then: "Then", timeout_s: float
     ) -> None:
         """Ask QEMU; `then(None, reason)` when it refuses, is gone, or is silent for too long."""
         number = self._next_id

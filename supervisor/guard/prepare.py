@@ -4,8 +4,6 @@ Runs on the main thread before any other exists; what it opens is the
 `Prepared` guest's until the process ends. It must not touch a lease.
 """
 
-from __future__ import annotations
-
 import _socket
 
 from _prctl import PR_SET_NAME, prctl
@@ -31,7 +29,7 @@ class Prepared:
     `monitor_fd` is our end of the private monitor, None without one.
     """
 
-    def __init__(self, spec: GuestSpec, command: list[str], launcher_signals: Signals) -> None:
+    def __init__(self, spec: "GuestSpec", command: list[str], launcher_signals: "Signals") -> None:
         """Claim and fork; raises LockError with nothing left behind."""
         argv = list(command)
         shelf = descriptors.Shelf(argv)

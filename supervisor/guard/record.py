@@ -5,8 +5,6 @@ pid file; turns a holder's pid into a guest's name. Runs on the jobs thread but
 for `take_pidfile` and `remove_pidfile`. It must not decide anything.
 """
 
-from __future__ import annotations
-
 import _socket
 import os
 import time
@@ -18,7 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from lockplugins.contract import Holder, Lease, Plugin
+    from lockplugins.contract import Lease, Plugin
     from supervisor.guard.spec import GuestSpec
 
 _BACKLOG = 128
@@ -28,7 +26,9 @@ _PIDFILE = ("-pidfile", "--pidfile")
 class Record:
     """The published side of one guest; owns the listening `control_fd` once acquired."""
 
-    def __init__(self, spec: GuestSpec, guard_dir: rundir.GuardDir, mode: str, inode: int) -> None:
+    def __init__(
+        self, spec: "GuestSpec", guard_dir: rundir.GuardDir, mode: str, inode: int
+    ) -> None:
         self._spec = spec
         self._dir = guard_dir
         self.mode = mode
@@ -45,7 +45,7 @@ class Record:
         self.since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         self._publish(None, [])
 
-    def publish_acquired(self, child_pid: int, leases: Sequence[Lease]) -> None:
+    def publish_acquired(self, child_pid: int, leases: "Sequence[Lease]") -> None:
         """Write guest.json, child.pid and QEMU's pid file, and listen on the control pipe."""
         self.child_start_time = rundir.start_time(child_pid)
         self._publish(child_pid, leases)
@@ -55,11 +55,11 @@ class Record:
         if self.control_fd < 0:
             self._listen()
 
-    def publish_leases(self, child_pid: int, leases: Sequence[Lease]) -> None:
+    def publish_leases(self, child_pid: int, leases: "Sequence[Lease]") -> None:
         """Write guest.json anew after a lease came or went."""
         self._publish(child_pid, leases)
 
-    def _publish(self, child_pid: int | None, leases: Sequence[Lease]) -> None:
+    def _publish(self, child_pid: int | None, leases: "Sequence[Lease]") -> None:
         spec = self._spec
         guest = {
             "uuid": spec.uuid,
@@ -118,25 +118,27 @@ class Record:
             except OSError:
                 return
 
-    def name_holder(self, holder: Holder | None) -> None:
+    def name_holder(self, error: LeaseHeldError) -> None:
         """Say the guest's name where the holder is a guard of ours."""
-        if holder is None or holder.pid is None:
+        holder = error.holder
+        guest = rundir.guest_of(holder.pid) if holder and holder.pid else None
+        if holder is None or guest is None:
             return
-        guest = rundir.guest_of(holder.pid)
-        if guest is not None:
-            name, uuid, since = (shown(str(guest.get(k))) for k in ("name", "uuid", "since"))
-            child_pid = guest.get("child_pid")
-            child = f", guest pid {child_pid}" if child_pid else ""
-            holder.description = (
-                f"guest {name} ({uuid}), supervisor pid {holder.pid}{child}, since {since}"
-            )
+        name, uuid, since = (shown(str(guest.get(key))) for key in ("name", "uuid", "since"))
+        child_pid = guest.get("child_pid")
+        child = f", guest pid {child_pid}" if child_pid else ""
+        words = f"guest {name} ({uuid}), supervisor pid {holder.pid}{child}, since {since}"
+        error.reason = error.reason.replace(holder.description, words)
+        holder.description = words
 
-    def find_holder(self, plugin: Plugin | None, reason: str) -> LockError | None:
+    def find_holder(self, plugin: "Plugin | None", reason: str) -> LockError | None:
         """Return the refusal that names who holds the first resource that is held."""
         for resource in self._spec.resources if plugin else ():
             for holder in plugin.inquire(resource) if plugin else ():
-                if holder.pid == os.getpid():
-                    continue
-                name = f"{resource.mode} lease for {resource.type} {resource.path}"
-                return LeaseHeldError("acquire", name, reason, holder=holder)
+                if holder.pid != os.getpid():
+                    name = f"{resource.mode} lease for {resource.type} {resource.path}"
+                    why = f"{reason} by {holder.description}"
+                    error = LeaseHeldError("acquire", name, why, holder=holder)
+                    self.name_holder(error)
+                    return error
         return None

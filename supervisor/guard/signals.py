@@ -6,8 +6,6 @@ sent to the whole process group from a signal sent to us. It must not decide
 what a signal means for the guest.
 """
 
-from __future__ import annotations
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal as _signal
@@ -37,7 +35,7 @@ class Signals:
         self.launcher_mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, taken)
         self._taken = taken
 
-    def start(self, heard: Callable[[int, bool], None]) -> None:
+    def start(self, heard: "Callable[[int, bool], None]") -> None:
         """Call `heard(signal, from_terminal)`, on a thread of our own, for each signal."""
         _thread.start_new_thread(self._listen, (heard,))
 
@@ -47,7 +45,7 @@ class Signals:
             _signal.signal(number, _signal.SIG_DFL)
         _signal.pthread_sigmask(_signal.SIG_SETMASK, self.launcher_mask)
 
-    def _listen(self, heard: Callable[[int, bool], None]) -> None:
+    def _listen(self, heard: "Callable[[int, bool], None]") -> None:
         while True:
             info = _signal.sigwaitinfo(self._taken)
             heard(info.si_signo, info.si_code == _SI_KERNEL)

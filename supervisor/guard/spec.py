@@ -6,8 +6,6 @@ and a person can type it. It must not know where the values come from, nor open
 anything.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 
@@ -142,7 +140,7 @@ def _render_resource(resource: Resource) -> list[tuple[str, str]]:
     return words
 
 
-def parse(words: Sequence[str]) -> tuple[GuestSpec, list[str]]:
+def parse(words: "Sequence[str]") -> tuple[GuestSpec, list[str]]:
     """Split the guard's arguments into spec and COMMAND; raises ConfigError naming the word."""
     if END not in words:
         raise _wrong("the guard's arguments", "there is no --", "end the keys with -- COMMAND")
@@ -252,7 +250,7 @@ def _descriptor(key: str, text: str) -> int:
     return int(text)
 
 
-def _one_of(key: str, value: str, allowed: Sequence[str]) -> str:
+def _one_of(key: str, value: str, allowed: "Sequence[str]") -> str:
     if value not in allowed:
         raise _wrong(f"{key}={value}", "unknown value", "allowed: " + " ".join(allowed))
     return value

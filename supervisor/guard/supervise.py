@@ -5,9 +5,8 @@ lifecycle.TABLE and does the action found there. Its main thread forks and
 afterwards only polls (README, D3). It must not know any lock manager.
 """
 
-from __future__ import annotations
-
 import errno
+import gc
 import os
 
 from lockplugins import registry
@@ -38,7 +37,9 @@ _BEFORE_GO = (State.ACQUIRING, State.ACQUIRED)
 class Supervisor:
     """One guest's supervisor; `run` returns the exit code with guest and leases gone."""
 
-    def __init__(self, spec: GuestSpec, prepared: Prepared, launcher_signals: Signals) -> None:
+    def __init__(
+        self, spec: "GuestSpec", prepared: "Prepared", launcher_signals: "Signals"
+    ) -> None:
         self.spec = spec
         self.prepared = prepared
         self.child = prepared.child
@@ -93,7 +94,7 @@ class Supervisor:
         try:
             self.leases = plugin.acquire(spec.resources, wait_until)
         except LeaseHeldError as error:
-            record.name_holder(error.holder)
+            record.name_holder(error)
             raise
         if plugin.PROOF_TERM_S:
             from supervisor.guard.deadline import Deadline  # only if leases expire
@@ -123,7 +124,7 @@ class Supervisor:
 
     def _waited(self) -> None:
         """Time is up for --wait: say who still holds what, while the job stays blocked."""
-        reason = f"still held elsewhere after {self.spec.wait_s:g} s"
+        reason = f"after {self.spec.wait_s:g} s still held elsewhere"
 
         def found(error: LockError | None, _failure: BaseException | None) -> None:
             if self.state == State.ACQUIRING:
@@ -281,6 +282,7 @@ class Supervisor:
         self.prepared.launch.go()
 
     def _announce(self) -> None:
+        gc.enable()
         self._announced = True
         announce.tell(self.spec.ready_fd, f"READY child={self.child.pid}\n")
         if self.spec.ready_fd is not None:

@@ -4,8 +4,6 @@ JSON objects one after another, white space between them optional
 (docs/interop/qmp-spec of QEMU). It must not know what a message asks for.
 """
 
-from __future__ import annotations
-
 import json
 
 from supervisor.rundir import as_json
