@@ -8,8 +8,6 @@ Does not protect against: a second guest on the same disks, or anything else.
 Imported on the launch path (README, D2).
 """
 
-from __future__ import annotations
-
 from lockplugins.contract import Capability, Plugin
 
 TYPE_CHECKING = False
@@ -26,8 +24,8 @@ class NopPlugin(Plugin):
     capabilities = (Capability.RESOURCES,)
     FREED_BY_DEATH = True
 
-    def acquire(self, resources: Sequence[Resource], wait_until: float | None) -> list[Lease]:  # noqa: ARG002  # the contract's signature
+    def acquire(self, resources: "Sequence[Resource]", wait_until: float | None) -> "list[Lease]":  # noqa: ARG002  # the contract's signature
         return []
 
-    def inquire(self, resource: Resource) -> list[Holder]:  # noqa: ARG002  # the contract's signature
+    def inquire(self, resource: "Resource") -> "list[Holder]":  # noqa: ARG002  # the contract's signature
         return []

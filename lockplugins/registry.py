@@ -6,8 +6,6 @@ Built-in names are a table; a third party's come from the caller, as
 Imported on the launch path, and imports only the plugins asked for (README, D2).
 """
 
-from __future__ import annotations
-
 import sys
 
 from lockplugins.contract import (
@@ -37,7 +35,7 @@ _BUILT_IN = {
 _ALIASES = {"sync-manager": "sanlock"}
 
 
-def known(classes: Mapping[str, str] | None = None) -> tuple[str, ...]:
+def known(classes: "Mapping[str, str] | None" = None) -> tuple[str, ...]:
     """Return the names that can be loaded: built in, then the caller's."""
     return (*_BUILT_IN, *(name for name in classes or {} if name not in _BUILT_IN))
 
@@ -56,7 +54,7 @@ def entry_points_classes() -> dict[str, tuple[str, str]]:
     return found
 
 
-def plugin_class(name: str, classes: Mapping[str, str] | None = None) -> type[Plugin]:
+def plugin_class(name: str, classes: "Mapping[str, str] | None" = None) -> type[Plugin]:
     """Return the class of one plugin; raises ConfigError naming what is allowed."""
     where = _BUILT_IN.get(_ALIASES.get(name, name)) or (classes or {}).get(name)
     if where is None:
@@ -74,7 +72,7 @@ def plugin_class(name: str, classes: Mapping[str, str] | None = None) -> type[Pl
 
 
 def plugin_classes(
-    joined: str, classes: Mapping[str, str] | None = None
+    joined: str, classes: "Mapping[str, str] | None" = None
 ) -> tuple[type[Plugin], ...]:
     """Return the classes of NAME or NAME+NAME…, in that order; raises ConfigError."""
     found = tuple(plugin_class(name, classes) for name in joined.split(JOIN))
@@ -85,9 +83,9 @@ def plugin_classes(
 
 def load(
     name: str,
-    config: Mapping[str, Mapping[str, str]],
-    carrier: Carrier,
-    classes: Mapping[str, str] | None = None,
+    config: "Mapping[str, Mapping[str, str]]",
+    carrier: "Carrier",
+    classes: "Mapping[str, str] | None" = None,
 ) -> Plugin:
     """Return the plugin NAME or NAME+NAME…; `config` has a table for each. Raises ConfigError."""
     parts = []
@@ -102,7 +100,7 @@ def load(
     return parts[0] if len(parts) == 1 else Composite(parts)
 
 
-def capabilities(parts: Sequence[Plugin | type[Plugin]]) -> tuple[str, ...]:
+def capabilities(parts: "Sequence[Plugin | type[Plugin]]") -> tuple[str, ...]:
     """Return what plugins can do together.
 
     RESOURCES and VM: one that does is enough, the others are not asked.
@@ -126,7 +124,7 @@ class Composite(Plugin):
     nothing of any part.
     """
 
-    def __init__(self, parts: Sequence[Plugin]) -> None:
+    def __init__(self, parts: "Sequence[Plugin]") -> None:
         super().__init__({}, parts[0].carrier)
         self.name = JOIN.join(part.name for part in parts)
         self.capabilities = capabilities(parts)
@@ -136,7 +134,7 @@ class Composite(Plugin):
         self._proven: dict[Plugin, float] = {}
         self._issuer: dict[Lease, Plugin] = {}
 
-    def open(self, guest: Guest) -> None:
+    def open(self, guest: "Guest") -> None:
         opened: list[Plugin] = []
         try:
             for part in self._parts:
@@ -149,7 +147,7 @@ class Composite(Plugin):
             self.PROOF_TERM_S = min(part.PROOF_TERM_S for part in self._expiring)
             self.RENEW_EVERY_S = min(part.RENEW_EVERY_S for part in self._expiring)
 
-    def acquire(self, resources: Sequence[Resource], wait_until: float | None) -> list[Lease]:
+    def acquire(self, resources: "Sequence[Resource]", wait_until: float | None) -> "list[Lease]":
         for resource in resources:
             if not any(_takes(part, resource) for part in self._parts):
                 name = f"{resource.type} {resource.path}"
@@ -176,19 +174,19 @@ class Composite(Plugin):
                 self._issuer.update(dict.fromkeys(leases, part))
             return [lease for part in self._parts for lease in taken[part]]
 
-    def release(self, lease: Lease) -> None:
+    def release(self, lease: "Lease") -> None:
         self._issuer_of(lease).release(lease)
         del self._issuer[lease]
 
-    def reacquire(self, lease: Lease) -> None:
+    def reacquire(self, lease: "Lease") -> None:
         self._issuer_of(lease).reacquire(lease)
 
-    def _issuer_of(self, lease: Lease) -> Plugin:
+    def _issuer_of(self, lease: "Lease") -> Plugin:
         if (part := self._issuer.get(lease)) is None:
             raise LockError("find", f"the lease on {lease.resource}", "this guest has none")
         return part
 
-    def inquire(self, resource: Resource) -> list[Holder]:
+    def inquire(self, resource: "Resource") -> "list[Holder]":
         takers = [part for part in self._parts if _takes(part, resource)]
         return [holder for part in takers for holder in part.inquire(resource)]
 
@@ -223,12 +221,12 @@ class Composite(Plugin):
         _close(self._parts)
 
 
-def _takes(part: Plugin, resource: Resource) -> bool:
+def _takes(part: Plugin, resource: "Resource") -> bool:
     needed = Capability.VM if resource.type == ResourceType.VM else Capability.RESOURCES
     return needed in part.capabilities
 
 
-def _give_back(taken: dict[Plugin, list[Lease]]) -> None:
+def _give_back(taken: "dict[Plugin, list[Lease]]") -> None:
     """Release in reverse, and all of it before a failure is raised."""
     failure: LockError | None = None
     for part, leases in reversed(taken.items()):
@@ -241,7 +239,7 @@ def _give_back(taken: dict[Plugin, list[Lease]]) -> None:
         raise failure
 
 
-def _close(parts: Sequence[Plugin]) -> None:
+def _close(parts: "Sequence[Plugin]") -> None:
     """Close in reverse, and all of them before a failure is raised."""
     failure: LockError | None = None
     for part in reversed(parts):

@@ -6,8 +6,6 @@ only when everything is won. It must not wait, nor judge a refusal. Imported on
 the launch path (README, D2).
 """
 
-from __future__ import annotations
-
 import _stat
 import os
 
@@ -37,7 +35,7 @@ class Attempt:
     """
 
     def __init__(
-        self, config: Mapping[str, str], carrier: Carrier, held: Held, won: LockFile | None
+        self, config: "Mapping[str, str]", carrier: "Carrier", held: Held, won: LockFile | None
     ) -> None:
         self._config = config
         self._carrier = carrier
@@ -48,7 +46,7 @@ class Attempt:
         self._seen: list[tuple[str, tuple[int, int]]] = []
         self._claims: list[tuple[Lease, list[LockFile]]] = []
 
-    def open(self, resources: Sequence[Resource]) -> None:
+    def open(self, resources: "Sequence[Resource]") -> None:
         """Open every file of `resources`; raises LockError."""
         for resource in resources:
             located = names.locate(resource, self._config)
@@ -65,7 +63,7 @@ class Attempt:
             lease = Lease(resource, located.lockspace, located.lease)
             self._claims.append((lease, list(files)))
 
-    def _add(self, fd: int, access: int, path: str, resource: Resource) -> LockFile:
+    def _add(self, fd: int, access: int, path: str, resource: "Resource") -> LockFile:
         file = LockFile(fd, access, names.called(resource))
         self._seen.append((path, file.identity))
         known = self._held.get(file.identity) or self._fresh.get(file.identity)
@@ -79,7 +77,7 @@ class Attempt:
         self._wanted[file] = Mode.EXCLUSIVE if stronger else Mode.SHARED
         return file
 
-    def lock(self) -> Refusal | None:
+    def lock(self) -> "Refusal | None":
         """Lock everything in order without waiting, up to the first refusal; raises LockError."""
         for file, mode in self._wanted.items():
             if file.mode in (mode, Mode.EXCLUSIVE):
@@ -165,7 +163,7 @@ class Attempt:
             keep.unlock()
 
 
-def _create(resource: Resource, directory: str, name: str) -> tuple[int, str]:
+def _create(resource: "Resource", directory: str, name: str) -> tuple[int, str]:
     """Open the lock file, an empty one if there is none yet, as virtlockd does.
 
     We never unlink it: a waiter may hold its descriptor.

@@ -7,8 +7,6 @@ security drivers) nor 100 and up (QEMU). It must not know why a file is
 locked. Imported on the launch path (README, D2).
 """
 
-from __future__ import annotations
-
 import errno
 import fcntl
 import os
@@ -80,7 +78,7 @@ class LockFile:
         self.fd = fd
         self.access = access
 
-    def lock(self, mode: str) -> Refusal | None:
+    def lock(self, mode: str) -> "Refusal | None":
         """Lock for `mode` without waiting; converting is atomic, a refusal leaves what was held.
 
         Byte 2 stays locked after a conversion to exclusive, until `settle`.

@@ -7,8 +7,6 @@ blocks nor touches anything. It must not know locks. Imported on the launch
 path (README, D2).
 """
 
-from __future__ import annotations
-
 import _stat
 import os
 import sys
@@ -71,14 +69,14 @@ class Located:
             os.close(self.found.pop().fd)
 
 
-def called(resource: Resource) -> str:
+def called(resource: "Resource") -> str:
     """Return what errors call the resource."""
     if resource.type == ResourceType.LEASE:
         return f"lease {resource.lockspace}:{resource.key}"
     return f"{resource.type} {resource.path}"
 
 
-def locate(resource: Resource, config: Mapping[str, str]) -> Located:
+def locate(resource: "Resource", config: "Mapping[str, str]") -> Located:
     """Find the files of `resource`; raises ResourceError, UnsupportedError, LeaseUnknownError."""
     located = Located()
     try:
@@ -95,7 +93,7 @@ def locate(resource: Resource, config: Mapping[str, str]) -> Located:
     return located
 
 
-def _locate_disk(resource: Resource, config: Mapping[str, str], located: Located) -> None:
+def _locate_disk(resource: "Resource", config: "Mapping[str, str]", located: Located) -> None:
     path = _usable(resource, resource.path)
     image = _find(resource, path, located)
     # Not realpath(3): this is the name of the very file that will be locked.
@@ -115,7 +113,9 @@ def _locate_disk(resource: Resource, config: Mapping[str, str], located: Located
         _check_volume_named(resource, image.stat.st_rdev, config[VOLUMES], located)
 
 
-def _check_volume_named(resource: Resource, device: int, directory: str, located: Located) -> None:
+def _check_volume_named(
+    resource: "Resource", device: int, directory: str, located: Located
+) -> None:
     """Raise LeaseUnknownError for a logical volume that `lvs` did not name.
 
     libvirt goes on to the next kind of name, which is right only for what is
@@ -128,7 +128,7 @@ def _check_volume_named(resource: Resource, device: int, directory: str, located
         raise LeaseUnknownError("lease", called(resource), why, "see lvs and vgck")
 
 
-def _locate_lease(resource: Resource, located: Located) -> None:
+def _locate_lease(resource: "Resource", located: Located) -> None:
     """Byte 0 of the existing PATH/LOCKSPACE/KEY, which must not lead elsewhere by its words."""
     name = called(resource)
     if resource.offset_bytes:
@@ -146,7 +146,7 @@ def _locate_lease(resource: Resource, located: Located) -> None:
         raise ResourceError("lease", name, f"{found.path} is a device, not a regular file")
 
 
-def _usable(resource: Resource, path: str) -> str:
+def _usable(resource: "Resource", path: str) -> str:
     """Return `path` if a kernel can be asked for it: absolute, encodable, no NUL."""
     try:
         usable = os.fsencode(path).startswith(b"/") and "\0" not in path
@@ -157,7 +157,7 @@ def _usable(resource: Resource, path: str) -> str:
     return path
 
 
-def _find(resource: Resource, path: str, located: Located) -> Found:
+def _find(resource: "Resource", path: str, located: Located) -> Found:
     """Open `path` as O_PATH if it is a regular file or block device."""
     try:
         found = Found(os.open(path, os.O_PATH | os.O_CLOEXEC), path)
@@ -173,7 +173,7 @@ def _find(resource: Resource, path: str, located: Located) -> Found:
     return found
 
 
-def _find_kernel_node(resource: Resource, device: int, located: Located) -> Found:
+def _find_kernel_node(resource: "Resource", device: int, located: Located) -> Found:
     """Find the device's node in /dev: another node is another file, with locks of its own."""
     numbers = f"{os.major(device)}:{os.minor(device)}"
     try:
@@ -201,7 +201,7 @@ def _device_name(numbers: str) -> str:
     return next((line[8:] for line in settings if line.startswith("DEVNAME=")), "")
 
 
-def lock_file(name: str, config: Mapping[str, str], *, is_block: bool) -> tuple[str, str] | None:
+def lock_file(name: str, config: "Mapping[str, str]", *, is_block: bool) -> tuple[str, str] | None:
     """Return (directory, file name) that libvirt locks for `name`, None if it locks the disk.
 
     Its order is LVM, SCSI, file; a tool that knows no name passes to the next.

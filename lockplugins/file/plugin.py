@@ -17,8 +17,6 @@ not, or that knows the disk by a name that is neither ours nor its realpath.
 Imported on the launch path (README, D2).
 """
 
-from __future__ import annotations
-
 import time
 
 from lockplugins.contract import (
@@ -58,7 +56,7 @@ class FilePlugin(Plugin):
     CONFIG_KEYS = (names.FILES, names.VOLUMES, names.UNITS)
     FREED_BY_DEATH = True
 
-    def __init__(self, config: Mapping[str, str], carrier: Carrier) -> None:
+    def __init__(self, config: "Mapping[str, str]", carrier: "Carrier") -> None:
         super().__init__(config, carrier)
         for key, directory in config.items():
             if not directory.startswith("/"):
@@ -67,7 +65,7 @@ class FilePlugin(Plugin):
         self._held: Held = {}
         self._leases: dict[Lease, list[LockFile]] = {}
 
-    def acquire(self, resources: Sequence[Resource], wait_until: float | None) -> list[Lease]:
+    def acquire(self, resources: "Sequence[Resource]", wait_until: float | None) -> "list[Lease]":
         tries = TRIES
         won: LockFile | None = None
         while True:
@@ -91,7 +89,9 @@ class FilePlugin(Plugin):
             if awaited:
                 awaited.wait()  # and this one is locked when the next attempt begins
 
-    def _judge(self, refusal: Refusal | None, resources: Sequence[Resource], tries: int) -> None:
+    def _judge(
+        self, refusal: "Refusal | None", resources: "Sequence[Resource]", tries: int
+    ) -> None:
         """Raise, unless what stood in the way may be gone by now and `tries` are left."""
         if refusal is None:
             if tries <= 0:
@@ -109,7 +109,7 @@ class FilePlugin(Plugin):
         advice = "stop the guest there or wait for it (--wait)"
         raise LeaseHeldError("acquire", f"{mode} lease for {file.name}", why, advice, holder)
 
-    def release(self, lease: Lease) -> None:
+    def release(self, lease: "Lease") -> None:
         files = self._leases.get(lease)
         if files is None:
             raise LockError("release", f"the lease on {lease.resource}", "this guest has none")
@@ -126,7 +126,7 @@ class FilePlugin(Plugin):
             files.pop()
         del self._leases[lease]
 
-    def _lower(self, lease: Lease, files: list[LockFile]) -> None:
+    def _lower(self, lease: "Lease", files: "list[LockFile]") -> None:
         """Convert to shared what only sharers of this guest will use; all of `files` or none."""
         lowered = [
             file
@@ -143,13 +143,13 @@ class FilePlugin(Plugin):
         for file in lowered:
             file.lock(Mode.SHARED)  # byte 2 is ours already: not refused
 
-    def inquire(self, resource: Resource) -> list[Holder]:
+    def inquire(self, resource: "Resource") -> "list[Holder]":
         from lockplugins.file import holders
 
         return holders.of_resource(resource, self.config)
 
 
-def _may_wait(refusal: Refusal, wait_until: float | None) -> bool:
+def _may_wait(refusal: "Refusal", wait_until: float | None) -> bool:
     """Is there time left? Never waits to convert what the guest holds already."""
     if wait_until is None or refusal.file.users:
         return False
