@@ -16,6 +16,8 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+pytest_plugins = ["tests.support.guard"]
+
 _TOOLS = ("qemu-system-x86_64", "sanlock", "etcd")
 
 

@@ -1,0 +1,269 @@
+"""How does a test run the guard itself? Starts it for a command, waits for READY or ERROR, reaps.
+
+The guard is started as the front door starts it, by its own argv, in a runtime
+directory of the test's own. Judges nothing; what a test concludes, it
+concludes from pidfds and from the kernel's books.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import uuid
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import pytest
+
+from lockplugins.contract import Mode, Resource
+from supervisor import client
+from supervisor.guard.spec import GuestSpec, render
+from tests.support import waiting
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+    from types import TracebackType
+    from typing import Self
+
+DEADLINE_S = 30.0
+IDLE = ("/bin/sleep", "1000000")
+
+_CONTENDER = """
+import fcntl, os, struct, sys, time
+fd = os.open(os.fsencode(sys.argv[1]), os.O_RDWR)
+lock = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0)
+os.write(1, b"spinning\\n")
+while True:
+    try:
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, lock)
+        break
+    except BlockingIOError:
+        pass
+os.write(1, b"%r\\n" % time.clock_gettime(time.CLOCK_BOOTTIME))
+os.read(0, 1)
+"""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a guard ended: its exit code and all that it wrote to standard error."""
+
+    code: int
+    stderr: str
+
+
+@dataclass
+class Guard:
+    """One guard process; `child_pid` and `child_pidfd` are set by `ready`."""
+
+    spec: GuestSpec
+    process: subprocess.Popen[bytes]
+    pidfd: int
+    child_pid: int = 0
+    child_pidfd: int = -1
+    _stderr_fd: int = -1
+    _ready_fd: int = -1
+    _fds: list[int] = field(default_factory=list)
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def path(self) -> str:
+        """Return the guest's own directory under the runtime directory."""
+        return os.path.join(self.spec.runtime_dir, self.spec.uuid)
+
+    def line(self, deadline_s: float = DEADLINE_S) -> str:
+        """Return what the guard writes to --ready-fd, "" if it ends without a word."""
+        text = b""
+        while not text.endswith(b"\n"):
+            waiting.readable(self._ready_fd, deadline_s, "the guard says READY or ERROR")
+            if not (data := os.read(self._ready_fd, 4096)):
+                break
+            text += data
+        return text.decode("utf-8", "surrogateescape")
+
+    def ready(self, deadline_s: float = DEADLINE_S) -> Self:
+        """Wait until the guest runs, and open its pidfd."""
+        line = self.line(deadline_s)
+        assert line.startswith("READY child="), f"{line!r}; stderr: {self.stderr()}"
+        self.child_pid = int(line.split()[1].removeprefix("child="))
+        self.child_pidfd = os.pidfd_open(self.child_pid)
+        self._fds.append(self.child_pidfd)
+        return self
+
+    def refused(self, deadline_s: float = DEADLINE_S) -> Ended:
+        """Wait until the guard has said ERROR and is gone."""
+        line = self.line(deadline_s)
+        ended = self.wait(deadline_s)
+        assert line.startswith(f"ERROR {ended.code} cannot "), f"{line!r}; {ended}"
+        return ended
+
+    def wait(self, deadline_s: float = DEADLINE_S) -> Ended:
+        """Wait until the guard is gone; a death by signal n counts -n."""
+        waiting.gone(self.pidfd, deadline_s)
+        return Ended(self.process.wait(), self.stderr())
+
+    def stderr(self) -> str:
+        size = os.fstat(self._stderr_fd).st_size
+        return os.pread(self._stderr_fd, size, 0).decode("utf-8", "surrogateescape")
+
+    def connect(self, deadline_s: float = DEADLINE_S) -> client.Client:
+        """Connect to the control pipe with the product's own client."""
+        return client.connect(self.path, deadline_s)
+
+    def kill(self) -> None:
+        """SIGKILL the guard, and with it the guest; returns when both are dead."""
+        signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+        self.wait()
+        if self.child_pidfd >= 0:
+            waiting.gone(self.child_pidfd, DEADLINE_S)
+
+    def reap(self) -> None:
+        """End what is left of it and close what this object owns."""
+        if self.process.poll() is None:
+            self.kill()
+        for fd in self._fds:
+            os.close(fd)
+
+
+class Guards:
+    """Starts guards whose runtime directory is in `tmp_path`, and reaps them all."""
+
+    def __init__(self, tmp_path: Path) -> None:
+        self.runtime_dir = str(tmp_path / "run")
+        self.started: list[Guard] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _trace: TracebackType | None,
+    ) -> None:
+        while self.started:
+            self.started.pop().reap()
+
+    def spec(self, *disks: str | os.PathLike[str] | tuple[str, str], **fields: object) -> GuestSpec:
+        """Return a spec with a uuid of its own; a disk is a path (exclusive) or (mode, path).
+
+        `fields` are attributes of GuestSpec.
+        """
+        spec = GuestSpec("guest", str(uuid.uuid4()), self.runtime_dir)
+        spec.import_dirs = [_import_dir("prctl")]
+        for disk in disks:
+            mode, path = disk if isinstance(disk, tuple) else (Mode.EXCLUSIVE, os.fspath(disk))
+            spec.resources.append(Resource(path, mode))
+        for name, value in fields.items():
+            assert hasattr(spec, name), f"GuestSpec has no {name}"
+            setattr(spec, name, value)
+        return spec
+
+    def start(
+        self,
+        spec: GuestSpec,
+        command: Sequence[str] = IDLE,
+        *,
+        pass_fds: Sequence[int] = (),
+        env: Mapping[str, str] | None = None,
+        prefix: Sequence[str] = (),
+    ) -> Guard:
+        """Start the guard of `spec` for `command` and do not wait; `prefix` may be strace."""
+        ready_fd, spec.ready_fd = os.pipe()
+        with tempfile.TemporaryFile() as stderr:
+            process = subprocess.Popen(
+                [*prefix, *render(spec), *command],
+                stdin=subprocess.DEVNULL,
+                stdout=stderr,
+                stderr=stderr,
+                pass_fds=(*pass_fds, spec.ready_fd),
+                env=env,
+            )
+            os.close(spec.ready_fd)
+            stderr_fd = os.dup(stderr.fileno())
+        pidfd = os.pidfd_open(process.pid)
+        guard = Guard(spec, process, pidfd, _stderr_fd=stderr_fd, _ready_fd=ready_fd)
+        guard._fds += [pidfd, stderr_fd, ready_fd]
+        self.started.append(guard)
+        return guard
+
+    def run(
+        self,
+        *disks: str | os.PathLike[str] | tuple[str, str],
+        command: Sequence[str] = IDLE,
+        **fields: object,
+    ) -> Guard:
+        """Start a guard for `command` and wait until that runs."""
+        return self.start(self.spec(*disks, **fields), command).ready()
+
+    def refusal(
+        self,
+        *disks: str | os.PathLike[str] | tuple[str, str],
+        command: Sequence[str] = IDLE,
+        **fields: object,
+    ) -> Ended:
+        """Start a guard that has to refuse, and return how it ended."""
+        return self.start(self.spec(*disks, **fields), command).refused()
+
+
+@pytest.fixture
+def guards(tmp_path: Path) -> Iterator[Guards]:
+    """Give a test its own runtime directory to start guards in."""
+    with Guards(tmp_path) as started:
+        yield started
+
+
+class Contender:
+    """A process that spins on an exclusive lock of byte 0 and says when it got it."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", _CONTENDER, path],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            bufsize=0,  # or a poll of the pipe would not see what has been read ahead
+        )
+        self.pid = self._process.pid
+        assert self._read_line() == "spinning"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _trace: TracebackType | None,
+    ) -> None:
+        self._process.kill()
+        self._process.communicate(timeout=DEADLINE_S)
+
+    def has_won(self) -> bool:
+        """Say whether it has the lock by now, without waiting."""
+        assert self._process.stdout is not None
+        return bool(select.select([self._process.stdout], [], [], 0)[0])
+
+    def won(self, deadline_s: float = DEADLINE_S) -> float:
+        """Wait until it has the lock; returns the instant of CLOCK_BOOTTIME, in seconds."""
+        return float(self._read_line(deadline_s))
+
+    def _read_line(self, deadline_s: float = DEADLINE_S) -> str:
+        assert self._process.stdout is not None
+        waiting.readable(self._process.stdout.fileno(), deadline_s, "the contender speaks")
+        return self._process.stdout.readline().decode().strip()
+
+
+def _import_dir(module: str) -> str:
+    found = importlib.util.find_spec(module)
+    assert found is not None, f"{module} is not installed"
+    assert found.origin is not None, f"{module} is no file"
+    return os.path.dirname(found.origin)
