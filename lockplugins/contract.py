@@ -6,6 +6,8 @@ class. It must not know any lock manager, nor the supervisor. Imported on the
 launch path: plain classes, no enum, typing or dataclasses (README, D2).
 """
 
+import sys
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -148,6 +150,11 @@ class Holder:
         self.pid = pid
         self.host = host
         self.generation = generation
+
+
+def fsdecode(name: bytes) -> str:
+    """Return os.fsdecode(name), without the millisecond that importing os costs (D2)."""
+    return name.decode(sys.getfilesystemencoding(), "surrogateescape")
 
 
 def shown(text: str) -> str:

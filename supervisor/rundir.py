@@ -8,10 +8,11 @@ the guard's launch path: builtin modules only (README, D2).
 
 import errno
 import fcntl
-import os
+import posix
+from _stat import S_ISDIR
 from _struct import pack, unpack
 
-from lockplugins.contract import LockError
+from lockplugins.contract import LockError, fsdecode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,10 +47,10 @@ class SupervisedError(RundirError):
 
 def default_base() -> str:
     """Return the runtime directory of this user; raises NoRundirError when there is none."""
-    if os.geteuid() == 0:
+    if posix.geteuid() == 0:
         return "/run/lock-supervisor"
-    if base := os.environ.get("XDG_RUNTIME_DIR"):
-        return base + "/lock-supervisor"
+    if base := posix.environ.get(b"XDG_RUNTIME_DIR"):
+        return fsdecode(base) + "/lock-supervisor"
     raise NoRundirError(
         "choose",
         "a runtime directory",
@@ -120,9 +121,10 @@ class GuardDir:
         Raises SupervisedError while another guard has it, RundirError when
         the filesystem refuses; then nothing of ours is left there.
         """
-        path = os.path.join(os.path.abspath(base), uuid)
+        root = base if base.startswith("/") else f"{posix.getcwd()}/{base}"
+        path = f"{root}/{uuid}"
         try:
-            os.makedirs(base, 0o700, exist_ok=True)
+            _make_dirs(root)
             for _ in range(_CREATE_ATTEMPTS):
                 if (claimed := _try_claim(path)) is not None:
                     break
@@ -134,8 +136,8 @@ class GuardDir:
         try:
             for name in (CONTROL, GUEST_JSON, CHILD_PID):
                 guard_dir._unlink(name)
-            os.ftruncate(guard_dir.lock_fd, 0)
-            os.pwrite(guard_dir.lock_fd, f"{os.getpid()}\n".encode(), 0)
+            posix.ftruncate(guard_dir.lock_fd, 0)
+            posix.pwrite(guard_dir.lock_fd, f"{posix.getpid()}\n".encode(), 0)
         except OSError as error:
             guard_dir.remove()
             raise _failed("write", f"{path}/{SUPERVISOR_PID}", error) from error
@@ -145,19 +147,19 @@ class GuardDir:
         """Put `text` into the file `name`, whole or not at all; raises RundirError."""
         temporary = name + ".new"
         try:
-            fd = os.open(
+            fd = posix.open(
                 temporary,
-                os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC,
+                posix.O_WRONLY | posix.O_CREAT | posix.O_TRUNC | posix.O_CLOEXEC,
                 0o600,
                 dir_fd=self.dir_fd,
             )
             try:
                 data = text.encode()
                 while data:
-                    data = data[os.write(fd, data) :]
+                    data = data[posix.write(fd, data) :]
             finally:
-                os.close(fd)
-            os.rename(temporary, name, src_dir_fd=self.dir_fd, dst_dir_fd=self.dir_fd)
+                posix.close(fd)
+            posix.rename(temporary, name, src_dir_fd=self.dir_fd, dst_dir_fd=self.dir_fd)
         except OSError as error:
             self._unlink(temporary)
             raise _failed("write", f"{self.path}/{name}", error) from error
@@ -171,13 +173,13 @@ class GuardDir:
         for name in FILES:
             self._unlink(name)
         try:
-            os.rmdir(self.path)
+            posix.rmdir(self.path)
         except OSError:
             return
 
     def _unlink(self, name: str) -> None:
         try:
-            os.unlink(name, dir_fd=self.dir_fd)
+            posix.unlink(name, dir_fd=self.dir_fd)
         except OSError:  # not there, or a read-only filesystem: the next command's to remove
             return
 
@@ -185,48 +187,71 @@ class GuardDir:
 def _try_claim(path: str) -> tuple[int, int] | None:
     """Open and lock once; None when a remover was faster."""
     try:
-        os.mkdir(path, 0o700)
+        posix.mkdir(path, 0o700)
     except FileExistsError:
         pass
     except FileNotFoundError:
         return None
     try:
-        dir_fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        dir_fd = posix.open(
+            path, posix.O_RDONLY | posix.O_DIRECTORY | posix.O_NOFOLLOW | posix.O_CLOEXEC
+        )
     except FileNotFoundError:
         return None
     try:
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        lock_fd = os.open(SUPERVISOR_PID, flags, 0o600, dir_fd=dir_fd)
+        flags = posix.O_RDWR | posix.O_CREAT | posix.O_NOFOLLOW | posix.O_CLOEXEC
+        lock_fd = posix.open(SUPERVISOR_PID, flags, 0o600, dir_fd=dir_fd)
     except FileNotFoundError:
-        os.close(dir_fd)
+        posix.close(dir_fd)
         return None
     except OSError:
-        os.close(dir_fd)
+        posix.close(dir_fd)
         _rmdir_if_empty(path)
         raise
     try:
         fcntl.fcntl(lock_fd, fcntl.F_OFD_SETLK, pack(_FLOCK, fcntl.F_WRLCK, 0, 0, 0, 0))
     except BlockingIOError as error:
-        pid = os.pread(lock_fd, 32, 0).decode("ascii", "replace").strip()
-        os.close(lock_fd)
-        os.close(dir_fd)
+        pid = posix.pread(lock_fd, 32, 0).decode("ascii", "replace").strip()
+        posix.close(lock_fd)
+        posix.close(dir_fd)
         raise SupervisedError(
             "start",
-            f"guest {os.path.basename(path)}",
+            f"guest {_last(path)}",
             f"supervisor process {pid} already runs it ({path})",
             "stop it first or use another uuid",
         ) from error
     if _is_linked(lock_fd, path):
         return dir_fd, lock_fd
-    os.close(lock_fd)
-    os.close(dir_fd)
+    posix.close(lock_fd)
+    posix.close(dir_fd)
     return None
 
 
-def _is_linked(lock_fd: int, path: str) -> bool:
-    ours = os.fstat(lock_fd)
+def _make_dirs(path: str) -> None:
     try:
-        named = os.stat(os.path.join(path, SUPERVISOR_PID), follow_symlinks=False)
+        posix.mkdir(path, 0o700)
+    except FileExistsError:
+        return
+    except FileNotFoundError:
+        _make_dirs(path.rpartition("/")[0])
+        posix.mkdir(path, 0o700)
+
+
+def _is_dir(path: str) -> bool:
+    try:
+        return S_ISDIR(posix.stat(path).st_mode)
+    except OSError:
+        return False
+
+
+def _last(path: str) -> str:
+    return path.rpartition("/")[2]
+
+
+def _is_linked(lock_fd: int, path: str) -> bool:
+    ours = posix.fstat(lock_fd)
+    try:
+        named = posix.stat(f"{path}/{SUPERVISOR_PID}", follow_symlinks=False)
     except FileNotFoundError:
         return False
     return (ours.st_dev, ours.st_ino) == (named.st_dev, named.st_ino)
@@ -234,7 +259,7 @@ def _is_linked(lock_fd: int, path: str) -> bool:
 
 def _rmdir_if_empty(path: str) -> None:
     try:
-        os.rmdir(path)
+        posix.rmdir(path)
     except OSError:
         return
 
@@ -242,42 +267,44 @@ def _rmdir_if_empty(path: str) -> None:
 def is_guarded(path: str) -> bool:
     """Is the guard of the runtime directory `path` alive? Changes nothing."""
     try:
-        fd = os.open(os.path.join(path, SUPERVISOR_PID), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        fd = posix.open(
+            f"{path}/{SUPERVISOR_PID}", posix.O_RDONLY | posix.O_NOFOLLOW | posix.O_CLOEXEC
+        )
     except (FileNotFoundError, NotADirectoryError):
         return False
     try:
         probe = pack(_FLOCK, fcntl.F_RDLCK, 0, 0, 0, 0)
         return bool(unpack(_FLOCK, fcntl.fcntl(fd, fcntl.F_OFD_GETLK, probe))[0] != fcntl.F_UNLCK)
     finally:
-        os.close(fd)
+        posix.close(fd)
 
 
 def remove_dead(path: str) -> bool:
     """Remove a dead guard's directory under its lock; False when it is not dead."""
     try:
-        claimed = _try_claim(path) if os.path.isdir(path) else None
+        claimed = _try_claim(path) if _is_dir(path) else None
     except SupervisedError:
         return False
     if claimed is None:
-        return not os.path.isdir(path)
+        return not _is_dir(path)
     dir_fd, lock_fd = claimed
     GuardDir(path, dir_fd, lock_fd).remove()
-    os.close(lock_fd)
-    os.close(dir_fd)
+    posix.close(lock_fd)
+    posix.close(dir_fd)
     return True
 
 
 def directories(base: str) -> "Iterator[str]":
     """Yield the runtime directories under `base`, living and dead; raises RundirError."""
     try:
-        names = sorted(os.listdir(base))
+        names = sorted(posix.listdir(base))
     except FileNotFoundError:
         return
     except OSError as error:
         raise _failed("read", f"runtime directory {base}", error) from error
     for name in names:
-        path = os.path.join(base, name)
-        if os.path.isdir(path):
+        path = f"{base}/{name}"
+        if _is_dir(path):
             yield path
 
 
@@ -288,16 +315,16 @@ def guest_of(pid: int) -> dict[str, object] | None:
     None when `pid` is no guard or may not be looked at.
     """
     try:
-        links = [f"/proc/{pid}/fd/{fd}" for fd in os.listdir(f"/proc/{pid}/fd")]
+        links = [f"/proc/{pid}/fd/{fd}" for fd in posix.listdir(f"/proc/{pid}/fd")]
     except OSError:
         return None
     for link in links:
         try:
-            target = os.readlink(link)
+            target = posix.readlink(link)
         except OSError:
             continue
-        if os.path.basename(target) == SUPERVISOR_PID:
-            guest = read_guest(os.path.dirname(target))
+        if _last(target) == SUPERVISOR_PID:
+            guest = read_guest(target.rpartition("/")[0])
             if guest is not None and guest.get("supervisor_pid") == pid:
                 return guest
     return None
@@ -308,24 +335,24 @@ def read_guest(path: str) -> dict[str, object] | None:
     import json  # costs the guard's launch 6 ms (D2)
 
     try:
-        guest = json.loads(_read(os.path.join(path, GUEST_JSON)))
+        guest = json.loads(_read(f"{path}/{GUEST_JSON}"))
     except (OSError, ValueError):
         return None
     return guest if isinstance(guest, dict) else None
 
 
 def _read(path: str) -> str:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    fd = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC)
     try:
         chunks = []
-        while chunk := os.read(fd, 1 << 16):
+        while chunk := posix.read(fd, 1 << 16):
             chunks.append(chunk)
-        return os.fsdecode(b"".join(chunks))
+        return fsdecode(b"".join(chunks))
     finally:
-        os.close(fd)
+        posix.close(fd)
 
 
 def _failed(verb: str, name: str, error: OSError) -> RundirError:
     advice = "give another with --runtime-dir" if error.errno in _NOT_PERMITTED else ""
-    reason = f"{os.strerror(error.errno or 0)}; nothing was started"
+    reason = f"{posix.strerror(error.errno or 0)}; nothing was started"
     return RundirError(verb, name, reason, advice)

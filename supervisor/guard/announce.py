@@ -4,7 +4,7 @@ Each call writes one short message and fails silently: the guest's fate never
 hangs on somebody listening. It must not know the guest's state.
 """
 
-import os
+import posix
 import select
 
 _PATIENCE_MS = 1000
@@ -24,7 +24,7 @@ def tell(fd: int | None, text: str) -> bool:
         poll.register(fd, select.POLLOUT)
         if not poll.poll(_PATIENCE_MS):
             return False
-        os.write(fd, text.encode("utf-8", "surrogateescape"))
+        posix.write(fd, text.encode("utf-8", "surrogateescape"))
     except OSError:
         return False
     return True
@@ -39,16 +39,15 @@ def refusal(ready_fd: int | None, code: int, text: str) -> None:
 
 def notify(state: str) -> None:
     """Send `state` to the service manager, if it asked for it (sd_notify(3))."""
-    address = os.environ.get("NOTIFY_SOCKET")
+    address = posix.environ.get(b"NOTIFY_SOCKET")
     if not address:
         return
     import _socket  # noqa: PLC0415  # loaded with the carrier
 
-    path = os.fsencode(address)
     try:
         sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_DGRAM)
         sock.setblocking(False)
-        sock.sendto(state.encode(), b"\0" + path[1:] if path.startswith(b"@") else path)
+        sock.sendto(state.encode(), b"\0" + address[1:] if address.startswith(b"@") else address)
         sock.close()
     except OSError:
         return

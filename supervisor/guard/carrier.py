@@ -8,7 +8,7 @@ must not know what a descriptor stands for (README, D1).
 
 import _socket
 import errno
-import os
+import posix
 from _struct import pack, unpack_from
 
 from lockplugins.contract import LockError
@@ -42,7 +42,7 @@ class Carrier:
 
     def inode(self) -> int:
         """Return the inode of the guest's end: whoever has it open carries the leases."""
-        return os.fstat(self.guest_fd).st_ino
+        return posix.fstat(self.guest_fd).st_ino
 
     def keep(self, name: str, fd: int) -> None:
         """Put a copy of `fd` into the guest's hands; raises LockError when there is no room."""
@@ -63,7 +63,7 @@ class Carrier:
                 raise_limit()  # what is in flight counts against the soft limit
                 self._send(token, fd)
         except OSError as error:
-            reason = f"sendmsg: {os.strerror(error.errno or 0)}"
+            reason = f"sendmsg: {posix.strerror(error.errno or 0)}"
             raise LockError("carry", f"lease {name}", reason, "raise RLIMIT_NOFILE") from error
         self._next_token += 1
         self._tokens[name] = token
@@ -104,4 +104,4 @@ class Carrier:
 
 def _close(fds: list[int]) -> None:
     for fd in fds:
-        os.close(fd)
+        posix.close(fd)

@@ -4,7 +4,7 @@ The guard's view of what fork.py started: a pid to name, a pidfd to signal, and
 an end that only the kernel declares. It must not fork, nor decide.
 """
 
-import os
+import posix
 
 from supervisor.guard import signals
 
@@ -44,7 +44,7 @@ class Child:
     def follow(self, pid: int) -> None:
         """Take `pid`, alive and not reaped, for the guest from now on."""
         self.pid = pid
-        self.pidfd = os.pidfd_open(pid)
+        self.pidfd = posix.pidfd_open(pid)
 
     def kill(self) -> None:
         """SIGKILL everything of the guest."""
@@ -52,7 +52,7 @@ class Child:
 
     def reap(self) -> None:
         """Collect the exit status; call when `end_pidfd` is readable."""
-        ended = os.waitid(os.P_PIDFD, self.end_pidfd, os.WEXITED)
+        ended = posix.waitid(posix.P_PIDFD, self.end_pidfd, posix.WEXITED)
         if self._init_report is not None:
             while self.read_init_report() is not None:
                 pass
@@ -92,4 +92,4 @@ class Child:
 
 def _as_shell_counts(code: int, status: int) -> int:
     """Return the exit status, 128 + n for death by signal n."""
-    return status if code == os.CLD_EXITED else 128 + status
+    return status if code == posix.CLD_EXITED else 128 + status

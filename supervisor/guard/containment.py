@@ -5,9 +5,10 @@ bits and file capabilities (README, D4), and looks again after exec. It must
 not fork.
 """
 
-import os
+import posix
+from _stat import S_ISREG
 
-from lockplugins.contract import ConfigError, shown
+from lockplugins.contract import ConfigError, fsdecode, shown
 from supervisor.guard.spec import Containment, is_qemu
 
 TYPE_CHECKING = False
@@ -17,15 +18,16 @@ if TYPE_CHECKING:
 _CAPABILITY_XATTR = "security.capability"
 _SET_ID = 0o6000
 _CAP_SYS_ADMIN = 21
+_DEFAULT_PATH = b"/bin:/usr/bin"
 
 
 def resolve(command: str) -> str:
     """Return the file that exec of `command` runs, as execvp(3) searches; else `command` itself."""
     if "/" in command:
         return command
-    for directory in os.environ.get("PATH", os.defpath).split(os.pathsep):
-        path = os.path.join(directory or ".", command)
-        if os.access(path, os.X_OK) and not os.path.isdir(path):
+    for directory in fsdecode(posix.environ.get(b"PATH", _DEFAULT_PATH)).split(":"):
+        path = f"{directory or '.'}/{command}"
+        if posix.access(path, posix.X_OK) and S_ISREG(posix.stat(path).st_mode):
             return path
     return command
 
@@ -66,13 +68,13 @@ def _disarms_death_signal(argv: "Sequence[str]", path: str) -> str:
                 return f"QEMU is told to change user (-run-with {value})"
     for program in _programs(path):
         try:
-            mode = os.stat(program).st_mode
+            mode = posix.stat(program).st_mode
         except OSError:
             return ""  # exec will say what is wrong with it
         if mode & _SET_ID:
             return f"{program} is set-user-ID or set-group-ID"
         try:
-            if os.getxattr(program, _CAPABILITY_XATTR):
+            if posix.getxattr(program, _CAPABILITY_XATTR):
                 return f"{program} has file capabilities"
         except OSError:
             continue
@@ -84,19 +86,19 @@ def _programs(path: str) -> list[str]:
     programs = [path]
     for _ in range(4):
         try:
-            fd = os.open(programs[-1], os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            fd = posix.open(programs[-1], posix.O_RDONLY | posix.O_CLOEXEC | posix.O_NONBLOCK)
         except OSError:
             break
         try:
-            head = os.read(fd, 256)
+            head = posix.read(fd, 256)
         except OSError:
             break
         finally:
-            os.close(fd)
+            posix.close(fd)
         words = head[2:].split(b"\n")[0].split() if head.startswith(b"#!") else []
         if not words:
             break
-        programs.append(os.fsdecode(words[0]))
+        programs.append(fsdecode(words[0]))
     return programs
 
 
@@ -117,7 +119,7 @@ def status_of(pid: int | str) -> dict[str, str]:
     """Return /proc/PID/status as a mapping; empty when there is no such process."""
     try:
         with open(f"/proc/{pid}/status", "rb") as file:
-            text = file.read().decode("utf-8", "surrogateescape")
+            text = fsdecode(file.read())
     except OSError:
         return {}
     pairs = (line.partition(":") for line in text.splitlines())
@@ -128,12 +130,12 @@ def carries(pid: int, inode: int) -> bool | None:
     """Does the process have the carrier open? None when it cannot be looked at."""
     target = f"socket:[{inode}]"
     try:
-        fds = os.listdir(f"/proc/{pid}/fd")
+        fds = posix.listdir(f"/proc/{pid}/fd")
     except OSError:
         return None
     for fd in fds:
         try:
-            if os.readlink(f"/proc/{pid}/fd/{fd}") == target:
+            if posix.readlink(f"/proc/{pid}/fd/{fd}") == target:
                 return True
         except OSError:
             continue
@@ -171,4 +173,4 @@ def guarantee(mode: str, doubt: str, unleased: "Sequence[str]") -> str:
 
 
 def _refused(argv: "Sequence[str]", reason: str, advice: str) -> ConfigError:
-    return ConfigError("contain", f"guest {os.path.basename(argv[0])}", reason, advice)
+    return ConfigError("contain", f"guest {argv[0]}", reason, advice)

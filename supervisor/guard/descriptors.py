@@ -7,7 +7,7 @@ its stdin. It must not know what a descriptor is for.
 """
 
 import fcntl
-import os
+import posix
 
 from lockplugins.contract import ConfigError, LockError
 
@@ -33,16 +33,16 @@ class Shelf:
     def __init__(self, argv: "Sequence[str]") -> None:
         self.closed = [fd for fd in _STANDARD if not _is_open(fd)]
         for fd in self.closed:
-            null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+            null = posix.open("/dev/null", posix.O_RDWR | posix.O_CLOEXEC)
             if null != fd:
-                os.dup2(null, fd, inheritable=False)
-                os.close(null)
+                posix.dup2(null, fd, inheritable=False)
+                posix.close(null)
         digits = " ".join(argv).encode("utf-8", "surrogateescape").translate(_ONLY_DIGITS)
         self._taken = {int(run) for run in digits.split() if 2 < len(run) < 7}
         self.limits: tuple[int, int] | None = None
-        if os.sysconf("SC_OPEN_MAX") < FIRST_OWN + _ROOM:
+        if posix.sysconf("SC_OPEN_MAX") < FIRST_OWN + _ROOM:
             self.limits = raise_limit()
-            if os.sysconf("SC_OPEN_MAX") < FIRST_OWN + _ROOM:
+            if posix.sysconf("SC_OPEN_MAX") < FIRST_OWN + _ROOM:
                 raise LockError(
                     "start the guard",
                     "with its descriptors",
@@ -56,9 +56,9 @@ class Shelf:
         while True:
             own = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, number)
             if own not in self._taken:
-                os.close(fd)
+                posix.close(fd)
                 return own
-            os.close(own)
+            posix.close(own)
             number = own + 1
 
 

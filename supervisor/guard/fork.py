@@ -7,7 +7,7 @@ that a successful one closes. It must not decide when the guest may go.
 """
 
 import _socket
-import os
+import posix
 import select
 import sys
 from _struct import calcsize, unpack_from
@@ -56,18 +56,18 @@ class Launch:
         self.inherit = inherit
         self.withhold = withhold
         self.oom_score_adj: bytes | None = None
-        go_read, go_write = os.pipe2(os.O_CLOEXEC)
+        go_read, go_write = posix.pipe2(posix.O_CLOEXEC)
         self.go_read, self.go_write = shelf.lift(go_read), shelf.lift(go_write)
         ours, childs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
         ours.setsockopt(_socket.SOL_SOCKET, _socket.SO_PASSCRED, 1)
         self.report = _socket.socket(fileno=shelf.lift(ours.detach()))
         self.childs_report = _socket.socket(fileno=shelf.lift(childs.detach()))
-        self.guard_pidfd = shelf.lift(os.pidfd_open(os.getpid()))
+        self.guard_pidfd = shelf.lift(posix.pidfd_open(posix.getpid()))
 
     def go(self) -> None:
         """Let the waiting child exec."""
-        os.write(self.go_write, b"G")
-        os.close(self.go_write)
+        posix.write(self.go_write, b"G")
+        posix.close(self.go_write)
 
 
 def fork(mode: str, launch: Launch, guest_name: str) -> Child:
@@ -76,12 +76,12 @@ def fork(mode: str, launch: Launch, guest_name: str) -> Child:
     if mode == Containment.PIDNS:
         child = _fork_into_namespace(launch, guest_name)
     else:
-        pid = os.fork()
+        pid = posix.fork()
         if pid == 0:
             arm_parent_death(launch.guard_pidfd)
             _become_guest(launch)
-        child = Child(pid, os.pidfd_open(pid))
-    os.close(launch.go_read)
+        child = Child(pid, posix.pidfd_open(pid))
+    posix.close(launch.go_read)
     launch.childs_report.close()
     return child
 
@@ -89,17 +89,17 @@ def fork(mode: str, launch: Launch, guest_name: str) -> Child:
 def _protect_from_oom(launch: Launch) -> None:
     """Make the kernel choose others when memory is short, where we may."""
     try:
-        fd = os.open(_OOM_FILE, os.O_RDWR | os.O_CLOEXEC)
+        fd = posix.open(_OOM_FILE, posix.O_RDWR | posix.O_CLOEXEC)
     except OSError:
         return
     try:
-        was = os.read(fd, 16)
-        os.write(fd, b"-1000")
+        was = posix.read(fd, 16)
+        posix.write(fd, b"-1000")
         launch.oom_score_adj = was
     except OSError:
         return  # not permitted: doctor says so
     finally:
-        os.close(fd)
+        posix.close(fd)
 
 
 def arm_parent_death(guard_pidfd: int) -> None:
@@ -114,7 +114,7 @@ def arm_parent_death(guard_pidfd: int) -> None:
     # Dead before prctl took effect? Then no signal will ever come. Not
     # getppid(): it is 0 in a new PID namespace, parent alive or dead.
     if select.select([guard_pidfd], [], [], 0)[0]:
-        os._exit(exitcodes.OUR_FAULT)
+        posix._exit(exitcodes.OUR_FAULT)
 
 
 def _become_guest(launch: Launch) -> "NoReturn":
@@ -123,26 +123,26 @@ def _become_guest(launch: Launch) -> "NoReturn":
     try:
         launch.childs_report.send(HELLO)
         if launch.oom_score_adj is not None:
-            fd = os.open(_OOM_FILE, os.O_WRONLY | os.O_CLOEXEC)
-            os.write(fd, launch.oom_score_adj)
-            os.close(fd)
+            fd = posix.open(_OOM_FILE, posix.O_WRONLY | posix.O_CLOEXEC)
+            posix.write(fd, launch.oom_score_adj)
+            posix.close(fd)
         _restore_environment()
-        os.close(launch.go_write)
+        posix.close(launch.go_write)
         for fd in launch.inherit:
-            os.set_inheritable(fd, True)
+            posix.set_inheritable(fd, True)
         for fd in (*launch.withhold, *launch.shelf.closed):
-            os.close(fd)
+            posix.close(fd)
         if launch.shelf.limits is not None:
             descriptors.lower_limit(launch.shelf.limits)
-        if os.read(launch.go_read, 1) != b"G":
-            os._exit(exitcodes.OUR_FAULT)
+        if posix.read(launch.go_read, 1) != b"G":
+            posix._exit(exitcodes.OUR_FAULT)
         launch.signals.restore()
         stage = EXEC_STAGE
-        os.execv(launch.path, launch.argv)
+        posix.execv(launch.path, launch.argv)
     except OSError as error:
         launch.childs_report.send(f"{error.errno} {stage}".encode())
     finally:
-        os._exit(exitcodes.OUR_FAULT)
+        posix._exit(exitcodes.OUR_FAULT)
 
 
 def _restore_environment() -> None:
@@ -151,9 +151,9 @@ def _restore_environment() -> None:
         given = file.read()
     for entry in given.split(b"\0"):
         if entry.startswith(b"LC_CTYPE="):
-            os.putenv(b"LC_CTYPE", entry[9:])
+            posix.putenv(b"LC_CTYPE", entry[9:])
             return
-    os.unsetenv(b"LC_CTYPE")
+    posix.unsetenv(b"LC_CTYPE")
 
 
 def _fork_into_namespace(launch: Launch, guest_name: str) -> Child:
@@ -163,7 +163,7 @@ def _fork_into_namespace(launch: Launch, guest_name: str) -> Child:
     after init's death no process: so setns back at once.
     """
     ours, inits = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
-    own_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+    own_namespace = posix.open("/proc/self/ns/pid", posix.O_RDONLY | posix.O_CLOEXEC)
     unshare, setns = _namespace_calls()
     try:
         unshare(_CLONE_NEWPID)
@@ -171,17 +171,17 @@ def _fork_into_namespace(launch: Launch, guest_name: str) -> Child:
         raise LockError(
             "contain",
             f"guest {guest_name}",
-            f"unshare(CLONE_NEWPID): {os.strerror(error.errno or 0)}",
+            f"unshare(CLONE_NEWPID): {posix.strerror(error.errno or 0)}",
             "allow PID namespaces, or use --containment pdeathsig",
         ) from error
-    pid = os.fork()
+    pid = posix.fork()
     if pid == 0:
         _be_init(launch, inits)
     setns(own_namespace, _CLONE_NEWPID)
-    os.close(own_namespace)
+    posix.close(own_namespace)
     inits.close()
     launch.childs_report.close()
-    child = Child(pid, os.pidfd_open(pid), ours)
+    child = Child(pid, posix.pidfd_open(pid), ours)
     data, ancillary, _flags, _address = launch.report.recvmsg(
         len(HELLO), _socket.CMSG_SPACE(calcsize(_UCRED))
     )
@@ -204,28 +204,28 @@ def _be_init(launch: Launch, report: _socket.socket) -> "NoReturn":
         arm_parent_death(launch.guard_pidfd)
         signals.block_all()
         prctl(PR_SET_NAME, "lock-init")
-        pid = os.fork()
+        pid = posix.fork()
         if pid == 0:
             report.close()
             _become_guest(launch)
         _close_all_but({0, 1, 2, report.fileno()})
         while True:
-            ended = os.waitid(os.P_ALL, 0, os.WEXITED)
+            ended = posix.waitid(posix.P_ALL, 0, posix.WEXITED)
             if ended is not None:
                 report.send(f"{ended.si_pid} {ended.si_code} {ended.si_status}".encode())
     except ChildProcessError:
-        os._exit(exitcodes.OK)
+        posix._exit(exitcodes.OK)
     finally:
-        os._exit(exitcodes.OUR_FAULT)
+        posix._exit(exitcodes.OUR_FAULT)
 
 
 def _close_all_but(keep: set[int]) -> None:
     """Close what a process that never execs would hold for good."""
-    for name in os.listdir("/proc/self/fd"):
+    for name in posix.listdir("/proc/self/fd"):
         fd = int(name)
         if fd not in keep:
             try:
-                os.close(fd)
+                posix.close(fd)
             except OSError:
                 continue  # the descriptor of the listing itself
 
@@ -233,7 +233,7 @@ def _close_all_but(keep: set[int]) -> None:
 def _namespace_calls() -> "tuple[Callable[[int], None], Callable[[int, int], None]]":
     """Return unshare(2) and setns(2): os has them from Python 3.12 on."""
     if sys.version_info >= (3, 12):
-        return os.unshare, os.setns
+        return posix.unshare, posix.setns
     import ctypes  # noqa: PLC0415  # 1.6 ms, for this containment alone
 
     libc = ctypes.CDLL(None, use_errno=True)

@@ -6,7 +6,7 @@ It must not know what a job is about.
 """
 
 import _thread
-import os
+import posix
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ class Jobs:
         self._loop = loop
         self._queue: list[tuple[Callable[[], Any], Callable[[Any, BaseException | None], None]]]
         self._queue = []
-        self._pending_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_SEMAPHORE)
+        self._pending_fd = posix.eventfd(0, posix.EFD_CLOEXEC | posix.EFD_SEMAPHORE)
         self.unfinished = 0
 
     def start(self) -> None:
@@ -38,7 +38,7 @@ class Jobs:
         """Run `job` on the thread, then `then(result, error)` on the main one (main thread only)."""
         self.unfinished += 1
         self._queue.append((job, then or _ignore))
-        os.eventfd_write(self._pending_fd, 1)
+        posix.eventfd_write(self._pending_fd, 1)
 
     def apart(
         self, job: "Callable[[], Any]", then: "Callable[[Any, BaseException | None], None]"
@@ -49,7 +49,7 @@ class Jobs:
 
     def _work(self) -> None:
         while True:
-            os.eventfd_read(self._pending_fd)
+            posix.eventfd_read(self._pending_fd)
             job, then = self._queue.pop(0)
             self._run(job, then)
 

@@ -5,7 +5,7 @@ block: the kernel's death signal for the guest hangs on this thread (README, D3)
 It must not know what the descriptors mean.
 """
 
-import os
+import posix
 import select
 import time
 
@@ -30,7 +30,7 @@ class Loop:
         self._callbacks: dict[int, Callable[[int], None]] = {}
         self._timers: dict[str, tuple[float, Callable[[], None]]] = {}
         self._posted: list[Callable[[], None]] = []
-        self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._wake_fd = posix.eventfd(0, posix.EFD_CLOEXEC | posix.EFD_NONBLOCK)
         self._done = False
         self.watch(self._wake_fd, READABLE, self._run_posted)
 
@@ -55,7 +55,7 @@ class Loop:
     def post(self, call: "Callable[[], None]") -> None:
         """Have the main thread run `call`; for any thread (list.append is atomic)."""
         self._posted.append(call)
-        os.eventfd_write(self._wake_fd, 1)
+        posix.eventfd_write(self._wake_fd, 1)
 
     def stop(self) -> None:
         """Return from `run` after this callback."""
@@ -89,6 +89,6 @@ class Loop:
                 timer[1]()
 
     def _run_posted(self, _events: int) -> None:
-        os.eventfd_read(self._wake_fd)
+        posix.eventfd_read(self._wake_fd)
         while self._posted and not self._done:
             self._posted.pop(0)()

@@ -1,7 +1,7 @@
 """How does the guard start, and what if it cannot?"""
 
 import gc
-import os
+import posix
 import sys
 
 from lockplugins.contract import LockError
@@ -23,7 +23,7 @@ def main() -> "NoReturn":
     except BaseException as error:  # noqa: BLE001  # the top of the loop: the guest ends with us
         announce.say(f"cannot supervise: our own fault: {error!r}; the guest ends with us")
     finally:
-        os._exit(code)
+        posix._exit(code)
 
 
 def _supervise(words: list[str]) -> int:

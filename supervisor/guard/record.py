@@ -6,7 +6,7 @@ for `take_pidfile` and `remove_pidfile`. It must not decide anything.
 """
 
 import _socket
-import os
+import posix
 import time
 
 from lockplugins.contract import LeaseHeldError, LockError, shown
@@ -70,8 +70,8 @@ class Record:
             "containment": self.mode,
             "since": self.since,
             "boot_id": self.boot_id,
-            "supervisor_pid": os.getpid(),
-            "supervisor_start_time": rundir.start_time(os.getpid()),
+            "supervisor_pid": posix.getpid(),
+            "supervisor_start_time": rundir.start_time(posix.getpid()),
             "child_pid": child_pid,
             "child_start_time": self.child_start_time,
             "carrier_inode": self._inode,
@@ -85,10 +85,10 @@ class Record:
         path = self._dir.control_path()
         try:
             listener.bind(path)
-            os.chmod(path, 0o600)
+            posix.chmod(path, 0o600)
             listener.listen(_BACKLOG)
         except OSError as error:
-            reason = f"{os.strerror(error.errno or 0)}; nothing was started"
+            reason = f"{posix.strerror(error.errno or 0)}; nothing was started"
             raise LockError("listen on", f"{self._dir.path}/{rundir.CONTROL}", reason) from error
         self.control_fd = listener.detach()
 
@@ -102,19 +102,23 @@ class Record:
 
     def _write_pidfile(self, path: str, pid: int) -> None:
         try:
-            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            fd = posix.open(
+                path, posix.O_WRONLY | posix.O_CREAT | posix.O_TRUNC | posix.O_CLOEXEC, 0o600
+            )
             try:
-                os.write(fd, f"{pid}\n".encode())
+                posix.write(fd, f"{pid}\n".encode())
             finally:
-                os.close(fd)
+                posix.close(fd)
         except OSError as error:
-            raise LockError("write", f"pid file {path}", os.strerror(error.errno or 0)) from error
+            raise LockError(
+                "write", f"pid file {path}", posix.strerror(error.errno or 0)
+            ) from error
 
     def remove_pidfile(self) -> None:
         """Remove QEMU's pid file as QEMU does when it ends."""
         if self._pidfile is not None:
             try:
-                os.unlink(self._pidfile)
+                posix.unlink(self._pidfile)
             except OSError:
                 return
 
@@ -135,7 +139,7 @@ class Record:
         """Return the refusal that names who holds the first resource that is held."""
         for resource in self._spec.resources if plugin else ():
             for holder in plugin.inquire(resource) if plugin else ():
-                if holder.pid != os.getpid():
+                if holder.pid != posix.getpid():
                     name = f"{resource.mode} lease for {resource.type} {resource.path}"
                     why = f"{reason} by {holder.description}"
                     error = LeaseHeldError("acquire", name, why, holder=holder)

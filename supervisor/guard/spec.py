@@ -6,7 +6,6 @@ and a person can type it. It must not know where the values come from, nor open
 anything.
 """
 
-import os
 import sys
 
 from lockplugins.contract import ConfigError, Mode, Resource, ResourceType
@@ -93,7 +92,7 @@ class GuestSpec:
 
 def is_qemu(command: str) -> bool:
     """Does COMMAND count as QEMU? Judged by its basename alone."""
-    name = os.path.basename(command)
+    name = command.rpartition("/")[2]
     return name.startswith("qemu-system-") or name in {"qemu-kvm", "kvm"}
 
 
@@ -126,7 +125,7 @@ def render(spec: GuestSpec) -> list[str]:
     ]
     descriptors = ((Key.READY_FD, spec.ready_fd), (Key.HANDSHAKE_FD, spec.handshake_fd))
     words += [(key, str(fd)) for key, fd in descriptors if fd is not None]
-    main = os.path.join(os.path.dirname(os.path.abspath(__file__)), "__main__.py")
+    main = __file__.removesuffix("spec.py") + "__main__.py"
     return [python(), "-I", "-S", main, *(f"{key}={value}" for key, value in words), END]
 
 
@@ -205,7 +204,7 @@ def _take(spec: GuestSpec, key: str, value: str) -> None:
 
 def check_name(name: str) -> None:
     """Raise ConfigError unless `name` can name a guest: 1 to 64 bytes, no control characters."""
-    if not 0 < len(os.fsencode(name)) <= NAME_BYTES:
+    if not 0 < len(name.encode("utf-8", "surrogateescape")) <= NAME_BYTES:
         raise _wrong(f"guest name {name}", f"not 1 to {NAME_BYTES} bytes", "choose another --name")
     if any(ord(c) < 0x20 or 0x7F <= ord(c) < 0xA0 for c in name):
         raise _wrong(f"guest name {name}", "it has control characters", "choose another --name")

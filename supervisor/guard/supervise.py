@@ -7,7 +7,7 @@ afterwards only polls (README, D3). It must not know any lock manager.
 
 import errno
 import gc
-import os
+import posix
 
 from lockplugins import registry
 from lockplugins.contract import Guest, LeaseHeldError, LockError
@@ -166,7 +166,7 @@ class Supervisor:
 
     def _shares_our_group(self) -> bool:
         try:
-            return os.getpgid(self.child.pid) == os.getpgrp()
+            return posix.getpgid(self.child.pid) == posix.getpgrp()
         except ProcessLookupError:
             return False
 
@@ -194,7 +194,7 @@ class Supervisor:
         if stage == fork.EXEC_STAGE:
             missing = number == errno.ENOENT
             code = exitcodes.NOT_FOUND if missing else exitcodes.NOT_EXECUTABLE
-        text = f"cannot {stage} {command}: {os.strerror(number)}; leases released"
+        text = f"cannot {stage} {command}: {posix.strerror(number)}; leases released"
         self._end_with(code, text, Event.EXEC_FAILED)
 
     def _init_reports(self, fd: int) -> None:
@@ -266,7 +266,7 @@ class Supervisor:
     def _answered(self, fd: int) -> None:
         self.loop.unwatch(fd)
         try:
-            answer = os.read(fd, 64)
+            answer = posix.read(fd, 64)
         except OSError:
             answer = b""
         if answer == b"GO\n":
@@ -286,8 +286,8 @@ class Supervisor:
         self._announced = True
         announce.tell(self.spec.ready_fd, f"READY child={self.child.pid}\n")
         if self.spec.ready_fd is not None:
-            os.close(self.spec.ready_fd)
-        announce.notify(f"READY=1\nMAINPID={os.getpid()}")
+            posix.close(self.spec.ready_fd)
+        announce.notify(f"READY=1\nMAINPID={posix.getpid()}")
 
     def _time_stop(self) -> None:
         self.loop.at("stop", now() + self._stop_timeout_s, lambda: self.happen(Event.INSIST))
