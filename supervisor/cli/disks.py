@@ -1,0 +1,60 @@
+"""What do the commands about a running guest's disks do: attach, detach?
+
+Clients of the control pipe. The lease comes before blockdev-add and goes after
+blockdev-del: whoever calls us does those. It must not know any plugin.
+"""
+
+from __future__ import annotations
+
+import os
+
+import click
+
+from lockplugins.contract import ResourceType
+from supervisor import client
+from supervisor.cli.guests import find
+from supervisor.cli.options import located, working_directory
+
+_ANSWER_S = 60.0  # a lock manager in a cluster may take its time
+
+
+@click.command("attach")
+@click.argument("guest")
+@click.argument("disk", metavar="PATH[,OPTION...]")
+@located
+def attach_command(guest: str, disk: str, config: str | None, runtime_dir: str | None) -> None:
+    """Acquire a lease on PATH for the running GUEST, before QEMU opens it.
+
+    OPTION: exclusive (default), shared, readonly, copied, id=IDENTITY.
+
+    Example: lock-supervisor attach web1 /images/data.qcow2
+    """
+    from supervisor.discovery.disks import parse_disk_option
+
+    wanted = parse_disk_option(disk, working_directory())
+    arguments: dict[str, object] = {
+        "type": ResourceType.DISK,
+        "path": wanted.path,
+        "mode": wanted.mode,
+    }
+    if wanted.identity is not None:
+        arguments["identity"] = wanted.identity
+    with client.connect(find(guest, runtime_dir, config).path) as guard:
+        guard.execute("acquire-resource", arguments, _ANSWER_S)
+
+
+@click.command("detach")
+@click.argument("guest")
+@click.argument("path")
+@located
+def detach_command(guest: str, path: str, config: str | None, runtime_dir: str | None) -> None:
+    """Release the lease on PATH, after QEMU has closed it (DEVICE_DELETED, blockdev-del).
+
+    Example: lock-supervisor detach web1 /images/data.qcow2
+    """
+    arguments: dict[str, object] = {
+        "type": ResourceType.DISK,
+        "path": os.path.join(working_directory(), path),
+    }
+    with client.connect(find(guest, runtime_dir, config).path) as guard:
+        guard.execute("release-resource", arguments, _ANSWER_S)

@@ -1,0 +1,270 @@
+"""What do the commands about guests do: child, list, status, stop, kill, wait?
+
+Clients of the control pipe that ask what the arguments say. It must not know
+how a guest is found, how its end is proven, or how an answer looks.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+import click
+
+from lockplugins.contract import LeaseState, LockError
+from supervisor import client, config, finding, rundir
+from supervisor.cli import render
+from supervisor.cli.options import located, seconds
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from supervisor.client import Client
+    from supervisor.ending import Witnesses
+    from supervisor.finding import Guest
+
+    Status = dict[str, object]
+
+_AT_ONCE = 200  # guests asked side by side, well below the usual limit of descriptors
+_LOOK_AGAIN_S = 0.5
+_STOP_ANSWER_S = 10.0
+_STATUS_ONLY = ("deadline_s", "unleased")
+
+
+@click.command("child")
+@click.argument("guest")
+@located
+def child_command(guest: str, config: str | None, runtime_dir: str | None) -> None:
+    """Print the pid of GUEST's process (GetChild).
+
+    GUEST is a uuid, a name, or the first 4 or more characters of a uuid.
+
+    Example: lock-supervisor child web1
+    """
+    found = find(guest, runtime_dir, config)
+    if _is_acquiring(found):
+        name, reason = f"the child of guest {found.words()}", "its leases are still being acquired"
+        raise LockError("tell", name, reason, "it has none before")
+    render.put(str(client.get_child(found.path).pid))
+
+
+@click.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON array.")
+@located
+def list_command(config: str | None, runtime_dir: str | None, *, as_json: bool) -> None:
+    """Show the guests of this runtime directory.
+
+    Example: lock-supervisor list --json
+    """
+    found = finding.guests(_base(runtime_dir, config))
+    answers = [answer for answer in _ask(found) if answer is not None]
+    for answer in answers:
+        leases = answer["leases"]
+        answer["leases"] = len(leases) if isinstance(leases, list) else 0
+        for key in _STATUS_ONLY:
+            del answer[key]
+    if as_json:
+        render.put_json(answers)
+    else:
+        render.put_list(answers)
+
+
+@click.command("status")
+@click.argument("guest")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
+@located
+def status_command(
+    guest: str, config: str | None, runtime_dir: str | None, *, as_json: bool
+) -> None:
+    """Show one guest: leases, deadline, containment, the guarantee in words.
+
+    Example: lock-supervisor status web1
+    """
+    found = find(guest, runtime_dir, config)
+    (answer,) = _ask([found])
+    if answer is None:
+        raise finding.NoSuchGuestError("ask", f"guest {found.words()}", "it has just ended")
+    if as_json:
+        render.put_json(answer)
+    else:
+        render.put_status(answer)
+
+
+@click.command("stop")
+@click.argument("guest")
+@click.option(
+    "--timeout",
+    type=seconds,
+    metavar="S",
+    help="Seconds until SIGKILL; default: run's --stop-timeout.",
+)
+@located
+def stop_command(
+    guest: str, timeout: float | None, config: str | None, runtime_dir: str | None
+) -> None:
+    """Press the power button (SIGTERM without a monitor), then insist.
+
+    Says which, and returns when the guest is gone and its leases are free.
+
+    Example: lock-supervisor stop web1 --timeout 60
+    """
+    from supervisor.ending import GONE_WITHIN_S, Witnesses
+
+    found = find(guest, runtime_dir, config)
+    with Witnesses(found) as witnesses:
+        via, timeout_s = _ask_to_stop(found, witnesses, timeout)
+        render.put(f"stopping {found.words()}: {via}")
+        witnesses.wait(timeout_s + GONE_WITHIN_S)
+    rundir.remove_dead(found.path)
+
+
+@click.command("kill")
+@click.argument("guest")
+@located
+def kill_command(guest: str, config: str | None, runtime_dir: str | None) -> None:
+    """Revoke: SIGKILL the supervisor, prove guest and leases gone.
+
+    Example: lock-supervisor kill web1
+    """
+    from supervisor.ending import revoke
+
+    revoke(find(guest, runtime_dir, config))
+
+
+@click.command("wait")
+@click.argument("guest")
+@located
+def wait_command(guest: str, config: str | None, runtime_dir: str | None) -> None:
+    """Return when GUEST is gone; print its exit status, or unknown.
+
+    Example: lock-supervisor wait web1
+    """
+    from supervisor.ending import Witnesses
+
+    found = find(guest, runtime_dir, config)
+    with Witnesses(found) as witnesses:
+        status = _exit_status(found, witnesses)
+        witnesses.wait(None)
+    rundir.remove_dead(found.path)
+    render.put("unknown" if status is None else str(status))
+
+
+def find(guest: str, runtime_dir: str | None, config_file: str | None) -> Guest:
+    """Return the guest that GUEST means, in the runtime directory that the options mean."""
+    return finding.resolve(_base(runtime_dir, config_file), guest)
+
+
+def _base(runtime_dir: str | None, config_file: str | None) -> str:
+    return config.runtime_dir(runtime_dir, config_file)
+
+
+def _is_acquiring(guest: Guest) -> bool:
+    control = os.path.join(guest.path, rundir.CONTROL)
+    return guest.guarded and not os.path.lexists(control)
+
+
+def _ask(guests: Sequence[Guest]) -> list[Status | None]:
+    """Return what the guards say of their guests, the files where they say nothing in time.
+
+    None for a guest that has ended meanwhile. All are asked before the first
+    is waited for, so that many silent ones cost no more than one.
+    """
+    answers: list[Status | None] = []
+    for start in range(0, len(guests), _AT_ONCE):
+        batch = guests[start : start + _AT_ONCE]
+        deadline = time.monotonic() + client.ANSWER_S
+        asked = [_begin(guest) for guest in batch]
+        answers += [_end(guest, asked[i], deadline) for i, guest in enumerate(batch)]
+    return answers
+
+
+def _begin(guest: Guest) -> Client | None:
+    if _is_acquiring(guest) or not guest.guarded:
+        return None
+    try:
+        connection = client.connect(guest.path)
+        connection.send("query-status")
+    except client.NoAnswerError:
+        return None
+    return connection
+
+
+def _end(guest: Guest, connection: Client | None, deadline: float) -> Status | None:
+    if connection is not None:
+        with connection:
+            try:
+                answer = connection.receive(deadline)
+            except client.NoAnswerError:
+                answer = None
+        if isinstance(answer, dict):
+            return answer
+    now = finding.look(guest.path)
+    return None if now is None else _from_files(now)
+
+
+def _from_files(guest: Guest) -> Status:
+    """Return a guest as `status` shows it, from what its files say alone."""
+    record = guest.record
+    leases = record.get("leases")
+    if _is_acquiring(guest):
+        state, guarantee = "acquiring", "not started: its leases are being acquired"
+    elif guest.guarded:
+        state = "unknown"
+        guarantee = f"unknown: the supervisor did not answer within {client.ANSWER_S:g} s"
+    else:
+        state, guarantee = "unknown", "its supervisor is dead: the kernel is ending the guest"
+    return {
+        "uuid": guest.uuid,
+        "name": guest.name,
+        "id": record.get("id"),
+        "state": state,
+        "supervisor_pid": record.get("supervisor_pid"),
+        "child_pid": record.get("child_pid"),
+        "plugin": record.get("plugin"),
+        "containment": record.get("containment"),
+        "guarantee": guarantee,
+        "since": record.get("since"),
+        "leases": [
+            {**lease, "state": LeaseState.UNKNOWN}
+            for lease in (leases if isinstance(leases, list) else ())
+        ],
+        "deadline_s": None,
+        "unleased": [],
+    }
+
+
+def _ask_to_stop(guest: Guest, witnesses: Witnesses, timeout_s: float | None) -> tuple[str, float]:
+    """Have the guest stopped; returns by what, and how long it is given before SIGKILL."""
+    import signal
+
+    if not guest.guarded:
+        return "its supervisor is dead already", 0.0
+    if _is_acquiring(guest):
+        witnesses.signal_guard(signal.SIGTERM)
+        return "SIGTERM to its supervisor, which was acquiring its leases", 0.0
+    arguments: dict[str, object] = {} if timeout_s is None else {"timeout_s": timeout_s}
+    try:
+        with client.connect(guest.path) as connection:
+            answer = connection.execute("stop-guest", arguments, _STOP_ANSWER_S)
+    except client.NoAnswerError:
+        if not witnesses.guard_is_gone(client.ANSWER_S):
+            raise
+        return "it was ending already", 0.0
+    said = answer if isinstance(answer, dict) else {}
+    return str(said.get("via")), float(said["timeout_s"] if timeout_s is None else timeout_s)
+
+
+def _exit_status(guest: Guest, witnesses: Witnesses) -> int | None:
+    """Wait until the guest or its guard is gone; returns the guest's exit status if it was said."""
+    while True:
+        try:
+            with client.connect(guest.path) as connection:
+                while True:
+                    event = connection.next_event(None)
+                    data = event.get("data")
+                    if event["event"] == "GUEST_EXITED" and isinstance(data, dict):
+                        return int(data["status"])
+        except client.NoAnswerError:  # not up yet, or we were the one client too many
+            if witnesses.guard_is_gone(_LOOK_AGAIN_S):
+                return None

@@ -1,0 +1,123 @@
+"""What is `lock-supervisor`? Finds the command that is asked for and ends with its exit code.
+
+The one place that turns an exception into a line on standard error and an exit
+code. A command's module is imported only when that command is asked for. It
+must not know what any command does.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+
+import click
+
+from lockplugins.contract import LockError, shown
+from supervisor import __version__, exitcodes
+from supervisor.cli.render import as_bytes
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import NoReturn
+
+NAME = "lock-supervisor"
+
+_SIGINT = 2
+_SIGPIPE = 13
+_MODULES = {
+    "run": "run",
+    "child": "guests",
+    "list": "guests",
+    "status": "guests",
+    "attach": "disks",
+    "detach": "disks",
+    "stop": "guests",
+    "kill": "guests",
+    "wait": "guests",
+}
+
+
+class LazyGroup(click.Group):
+    """The commands, each imported when it is asked for."""
+
+    def list_commands(self, _ctx: click.Context) -> list[str]:
+        return list(_MODULES)
+
+    def get_command(self, _ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _MODULES:
+            return None
+        module = importlib.import_module(f"supervisor.cli.{_MODULES[cmd_name]}")
+        command: click.Command = getattr(module, f"{cmd_name}_command")
+        return command
+
+
+@click.group(cls=LazyGroup, no_args_is_help=False)
+@click.version_option(__version__, prog_name=NAME, message="%(prog)s %(version)s")
+def commands() -> None:
+    """Run a virtual machine only while every lease on its disks is held.
+
+    Example: lock-supervisor run -- qemu-system-x86_64 -drive file=disk.qcow2
+    """
+
+
+def main() -> NoReturn:
+    """Run the command line of this process, and end it."""
+    code = execute(sys.argv[1:])
+    os._exit(code)  # finalising the interpreter would cost 10 ms
+
+
+def execute(args: Sequence[str]) -> int:
+    """Run one command line; returns the exit code."""
+    try:
+        return _invoke(args)
+    except LockError as error:
+        return _fail(error.exit_code, str(error))
+    except click.ClickException as error:
+        return _fail(exitcodes.USAGE, _usage(error))
+    except KeyboardInterrupt:
+        return exitcodes.SIGNAL_BASE + _SIGINT
+    except BrokenPipeError:
+        return exitcodes.SIGNAL_BASE + _SIGPIPE
+    except Exception as error:  # noqa: BLE001  # the top: nothing that we hold is left behind
+        return _fail(exitcodes.OUR_FAULT, _fault(error))
+
+
+def _invoke(args: Sequence[str]) -> int:
+    try:
+        with commands.make_context(NAME, list(args)) as context:
+            commands.invoke(context)
+    except click.exceptions.Exit as done:
+        return done.exit_code
+    return exitcodes.OK
+
+
+def _usage(error: click.ClickException) -> str:
+    """Say in one line of our shape what click found wrong with the arguments."""
+    message = " ".join(error.format_message().split()).rstrip(".")
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else NAME
+    return f"cannot understand the command line: {shown(message)}; see {command} --help"
+
+
+def _fault(error: Exception) -> str:
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    where = (
+        f" ({os.path.basename(trace.tb_frame.f_code.co_filename)}:{trace.tb_lineno})"
+        if trace
+        else ""
+    )
+    return f"cannot go on: our own fault: {shown(repr(error))}{where}"
+
+
+def _fail(code: int, text: str) -> int:
+    if sys.stderr is not None:  # closed by whoever started us
+        try:
+            sys.stderr.buffer.write(as_bytes(f"{NAME}: {text}\n"))
+            sys.stderr.flush()
+        except OSError:  # the exit code has to say it
+            pass
+    return code

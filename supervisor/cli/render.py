@@ -1,0 +1,75 @@
+"""How does an answer look: to a script (JSON), and to a person (plain aligned columns)?
+
+Everything that the commands print on standard output goes through `put`. It
+must not know where the values come from.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+
+from lockplugins.contract import LockError, shown
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+_GAP = "  "
+_NOTHING = "-"
+_COLUMNS = ("name", "uuid", "state", "supervisor_pid", "child_pid", "plugin", "leases", "since")
+_LEASE_COLUMNS = ("resource", "type", "mode", "state", "lockspace", "lease", "generation")
+
+
+def put(text: str) -> None:
+    """Print one line at once; names that are not UTF-8 come out as the bytes that they are."""
+    if sys.stdout is None:  # closed by whoever started us
+        raise LockError("print", "the answer", "standard output is closed")
+    sys.stdout.buffer.write(as_bytes(text) + b"\n")
+    sys.stdout.flush()
+
+
+def as_bytes(text: str) -> bytes:
+    """Encode for a terminal or a pipe; never fails."""
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # a surrogate that stands for no byte
+        return text.encode("utf-8", "backslashreplace")
+
+
+def put_json(value: object) -> None:
+    r"""Print one ASCII JSON value; bytes that are not UTF-8 appear as \udcXX."""
+    put(json.dumps(value))
+
+
+def put_list(guests: Sequence[Mapping[str, object]]) -> None:
+    """Print guests, one a line."""
+    put(_table([_heading(_COLUMNS), *([guest.get(c) for c in _COLUMNS] for guest in guests)]))
+
+
+def put_status(status: Mapping[str, object]) -> None:
+    """Print everything about one guest: a field a line, then its leases."""
+    unleased = status.get("unleased")
+    leases = status.get("leases")
+    fields = {key: value for key, value in status.items() if key not in {"leases", "unleased"}}
+    rows: list[list[object]] = [[f"{key.replace('_', ' ')}:", v] for key, v in fields.items()]
+    if isinstance(unleased, list):
+        rows += [["unleased:", path] for path in unleased]
+    put(_table(rows))
+    if isinstance(leases, list) and leases:
+        rows = [[lease.get(column) for column in _LEASE_COLUMNS] for lease in leases]
+        put("\n" + _table([_heading(_LEASE_COLUMNS), *rows]))
+
+
+def _heading(columns: Sequence[str]) -> list[object]:
+    return [column.replace("_", " ").upper() for column in columns]
+
+
+def _table(rows: Sequence[Sequence[object]]) -> str:
+    cells = [[_NOTHING if cell is None else shown(str(cell)) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = (
+        _GAP.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        for row in cells
+    )
+    return "\n".join(line.rstrip() for line in lines)

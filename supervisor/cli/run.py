@@ -1,0 +1,173 @@
+"""What does `run` do? Turns itself into the guard, which is told all by its arguments.
+
+Gone, by exec, before any lease is taken. It must not know what the options
+mean for the guest, nor talk to a lock manager.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+
+import click
+
+from lockplugins.contract import LockError, shown
+from supervisor import exitcodes
+from supervisor.cli.options import located, seconds
+from supervisor.cli.render import as_bytes
+from supervisor.cli.specify import build
+from supervisor.discovery import disks
+from supervisor.guard.spec import Containment, render
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn, Unpack
+
+    from supervisor.cli.specify import Given
+
+
+class ExecError(LockError):
+    """COMMAND (or the guard) could not be executed; the exit code says how."""
+
+    def __init__(self, command: str, error: OSError, exit_code: int) -> None:
+        super().__init__("execute", command, os.strerror(error.errno or 0))
+        self.exit_code = exit_code
+
+
+class RunCommand(click.Command):
+    """`run`, which tells --ready-fd of wrong arguments too."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            message = " ".join(error.format_message().split())
+            _tell(ctx.params.get("ready_fd"), exitcodes.USAGE, f"cannot run: {shown(message)}")
+            raise
+
+
+@click.command("run", cls=RunCommand, context_settings={"allow_interspersed_args": False})
+@click.option(
+    "--name", metavar="NAME", help="Default: QEMU's -name, else from the first disk or COMMAND."
+)
+@click.option("--uuid", metavar="UUID", help="Default: QEMU's -uuid, else a random one.")
+@click.option("--id", "guest_id", metavar="ID", help="The guest's id in whatever manages it.")
+@click.option(
+    "--plugin",
+    metavar="NAME[+NAME...]",
+    help="The lock manager (default file); several: all or none, in order.",
+)
+@click.option(
+    "--disk",
+    multiple=True,
+    metavar="PATH[,OPTION...]",
+    help="One more disk. OPTION: exclusive shared readonly copied id=IDENTITY.",
+)
+@click.option(
+    "--lease",
+    multiple=True,
+    metavar="LOCKSPACE:KEY[:PATH[:OFFSET]]",
+    help="One more lease, by its name in the lock manager.",
+)
+@click.option("--no-discover", is_flag=True, help="Only what --disk and --lease name.")
+@click.option(
+    "--wait",
+    type=seconds,
+    default=0.0,
+    metavar="SECONDS|inf",
+    help="Wait for leases held elsewhere (default 0: refuse at once).",
+)
+@click.option("--on-lockfailure", metavar="kill", help="What a lost lease means for the guest.")
+@click.option(
+    "--containment",
+    type=click.Choice(Containment.ALL),
+    help="How the guest is tied to the supervisor's life (default auto).",
+)
+@click.option("--no-monitor", is_flag=True, help="Add no private QMP monitor to QEMU.")
+@click.option(
+    "--stop-timeout",
+    type=seconds,
+    metavar="SECONDS",
+    help="From a stop request to SIGKILL (default 10).",
+)
+@click.option(
+    "--ready-fd",
+    type=click.IntRange(min=0),
+    is_eager=True,
+    metavar="FD",
+    help='Write "READY child=PID" or "ERROR CODE TEXT" there.',
+)
+@click.option(
+    "--handshake-fd",
+    type=click.IntRange(min=0),
+    metavar="FD",
+    help='Say "ACQUIRED" there and wait for "GO".',
+)
+@located
+@click.argument(
+    "command", nargs=-1, required=True, type=click.UNPROCESSED, metavar="[--] COMMAND [ARG]..."
+)
+def run_command(**given: Unpack[Given]) -> NoReturn:
+    """Start COMMAND (QEMU) under its leases.
+
+    COMMAND begins at the first argument that is no option; "--" before it is
+    allowed. Exits with the guest's own status, 110 if a lease is held elsewhere.
+
+    Example: lock-supervisor run --name web1 -- qemu-system-x86_64 -drive file=web1.qcow2
+    """
+    command = given["command"]
+    try:
+        if disks.is_qemu(command[0]) and disks.passes_through(command):
+            _become_command(given)
+        spec = build(given)
+        _become([*render(spec), *command])
+    except LockError as error:
+        _tell(given["ready_fd"], error.exit_code, str(error))
+        raise
+
+
+def _become_command(given: Given) -> NoReturn:
+    """Exec COMMAND itself: no guest will run."""
+    for fd in (given["ready_fd"], given["handshake_fd"]):
+        if fd is not None:
+            os.close(fd)
+    command = given["command"]
+    _restore_launcher()
+    try:
+        os.execvp(command[0], command)
+    except OSError as error:
+        missing = error.errno == errno.ENOENT
+        code = exitcodes.NOT_FOUND if missing else exitcodes.NOT_EXECUTABLE
+        raise ExecError(command[0], error, code) from error
+
+
+def _become(argv: list[str]) -> NoReturn:
+    """Exec the guard."""
+    _restore_launcher()
+    try:
+        os.execv(argv[0], argv)
+    except OSError as error:
+        raise ExecError("the guard", error, exitcodes.OUR_FAULT) from error
+
+
+def _restore_launcher() -> None:
+    """Give back what Python changed as it started: LC_CTYPE, SIGPIPE and SIGXFSZ."""
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(number, signal.SIG_DFL)
+    with open("/proc/self/environ", "rb") as file:
+        entries = file.read().split(b"\0")
+    given = [entry for entry in entries if entry.startswith(b"LC_CTYPE=")]
+    if given:
+        os.putenv(b"LC_CTYPE", given[0].partition(b"=")[2])
+    else:
+        os.unsetenv(b"LC_CTYPE")
+
+
+def _tell(ready_fd: int | None, code: int, text: str) -> None:
+    """Tell the launcher that nothing was started, as the guard would."""
+    if ready_fd is not None:
+        try:
+            os.write(ready_fd, as_bytes(f"ERROR {code} {text}\n"))
+        except OSError:  # the exit code has to say it
+            pass

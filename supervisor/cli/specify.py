@@ -1,0 +1,179 @@
+"""What will the guard be told? From options, configuration and discovery to a GuestSpec.
+
+The command line wins over the configuration. It must not touch a disk beyond
+reading image headers, nor ask a lock manager.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+
+from lockplugins import registry
+from lockplugins.contract import Capability, ConfigError, LockError, Mode, Resource, shown
+from supervisor import config
+from supervisor.cli.options import working_directory
+from supervisor.discovery import disks
+from supervisor.guard.spec import NAME_BYTES, GuestSpec, check_name, check_uuid, parse_lease
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from typing import TypedDict
+
+    from lockplugins.contract import Plugin
+    from supervisor.config import Config
+    from supervisor.discovery.disks import Disk
+
+    class Given(TypedDict):
+        """What was given on the command line; None where an option was left out."""
+
+        name: str | None
+        uuid: str | None
+        guest_id: str | None
+        plugin: str | None
+        disk: tuple[str, ...]
+        lease: tuple[str, ...]
+        no_discover: bool
+        wait: float
+        on_lockfailure: str | None
+        containment: str | None
+        no_monitor: bool
+        stop_timeout: float | None
+        ready_fd: int | None
+        handshake_fd: int | None
+        config: str | None
+        runtime_dir: str | None
+        command: tuple[str, ...]
+
+
+_HOLDS_NOTHING = "nop"
+
+
+def build(given: Given) -> GuestSpec:
+    """Return what the guard is to be told; raises LockError with the exit code."""
+    settings = config.read(given["config"])
+    found = _disks(given, settings)
+    name, uuid = _names(given, found)
+    spec = GuestSpec(name, uuid, config.runtime_dir(given["runtime_dir"], given["config"]))
+    spec.id = given["guest_id"]
+    spec.resources = _canonical(found, given["lease"])
+    plugins = _choose_plugins(spec, given, settings)
+    spec.wait_s = given["wait"]
+    spec.on_lockfailure = settings.on_lockfailure or spec.on_lockfailure
+    if given["on_lockfailure"] is not None:
+        spec.on_lockfailure = config.on_lockfailure(
+            "the command line", "--on-lockfailure", given["on_lockfailure"]
+        )
+    spec.containment = given["containment"] or settings.containment or spec.containment
+    spec.monitor = not given["no_monitor"]
+    for timeout in (settings.stop_timeout, given["stop_timeout"]):
+        spec.stop_timeout_s = spec.stop_timeout_s if timeout is None else timeout
+    spec.ready_fd, spec.handshake_fd = given["ready_fd"], given["handshake_fd"]
+    if settings.require_lease_for_disks:
+        _require_leases(given["command"], spec, plugins)
+    return spec
+
+
+def _choose_plugins(spec: GuestSpec, given: Given, settings: Config) -> Sequence[type[Plugin]]:
+    """Put the plugins, where to find them and their tables into the spec; returns their classes."""
+    spec.plugin = given["plugin"] or settings.plugin or spec.plugin
+    words = spec.plugin.split(registry.JOIN)
+    third = config.third_party(words)
+    spec.classes = {word: where for word, (where, _) in third.items()}
+    spec.import_dirs = list(dict.fromkeys([_prctl(), *(where for _, where in third.values())]))
+    plugins = registry.plugin_classes(spec.plugin, spec.classes)
+    names = {*words, *(plugin.name for plugin in plugins)}  # a table may be under an old name's new
+    spec.config = {name: table for name, table in settings.tables.items() if name in names}
+    return plugins
+
+
+def _disks(given: Given, settings: Config) -> list[Disk]:
+    """Return the disks to lease: those of --disk, then those that are discovered."""
+    cwd, command = working_directory(), given["command"]
+    named = [disks.parse_disk_option(text, cwd) for text in given["disk"]]
+    if given["no_discover"] or not settings.auto_disk_leases:
+        return named
+    if disks.is_qemu(command[0]):
+        return named + disks.discover(command, cwd, allow_outside=bool(named))
+    if not named and not given["lease"]:
+        reason = "it is not QEMU, whose arguments would tell"
+        advice = "name them with --disk, or say --no-discover"
+        raise ConfigError("find the disks of", command[0], reason, advice)
+    return named
+
+
+def _canonical(found: Iterable[Disk], leases: Iterable[str]) -> list[Resource]:
+    """Return each resource once, in its strongest mode, in the one order that all guests use."""
+    merged: dict[str, Resource] = {}
+    for disk in found:
+        resource = merged.setdefault(disk.path, Resource(disk.path, disk.mode))
+        resource.identity = resource.identity or disk.identity
+        if disk.mode == Mode.EXCLUSIVE:
+            resource.mode = Mode.EXCLUSIVE
+    explicit = {text: parse_lease(text) for text in leases}
+    for lease in explicit.values():
+        lease.path = os.path.join(working_directory(), lease.path) if lease.path else ""
+    return [
+        *sorted(merged.values(), key=lambda disk: (os.path.realpath(disk.path), disk.path)),
+        *(explicit[text] for text in sorted(explicit)),
+    ]
+
+
+def _names(given: Given, found: Sequence[Disk]) -> tuple[str, str]:
+    """Return the guest's name and uuid, given, QEMU's or made up."""
+    command = given["command"]
+    qemu_name, qemu_uuid = disks.guest_names(command) if disks.is_qemu(command[0]) else (None, None)
+    name = given["name"]
+    if name is None:
+        first = found[0].path if found else command[0]
+        name = _usable(qemu_name or os.path.basename(first) or command[0])
+    check_name(name)
+    uuid = (given["uuid"] or qemu_uuid or random_uuid()).lower()
+    check_uuid(uuid)
+    return name, uuid
+
+
+def _usable(name: str) -> str:
+    """Return `name` as far as it can name a guest."""
+    name = shown(name)
+    while len(os.fsencode(name)) > NAME_BYTES:
+        name = name[:-1]
+    return name
+
+
+def random_uuid() -> str:
+    """Return a random uuid (RFC 4122, version 4)."""
+    raw = bytearray(os.urandom(16))
+    raw[6] = raw[6] & 0x0F | 0x40
+    raw[8] = raw[8] & 0x3F | 0x80
+    digits = raw.hex()
+    return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
+
+
+def _require_leases(
+    command: Sequence[str], spec: GuestSpec, plugins: Sequence[type[Plugin]]
+) -> None:
+    """Refuse a writable disk without a lease, and disks that cannot be told."""
+    leasing = any(
+        Capability.RESOURCES in plugin.capabilities and plugin.name != _HOLDS_NOTHING
+        for plugin in plugins
+    )
+    leased = {os.path.realpath(r.path) for r in spec.resources if r.mode == Mode.EXCLUSIVE}
+    reason, advice = "it has no lease, and require_lease_for_disks is set", "name it with --disk"
+    if disks.is_qemu(command[0]):
+        for disk in disks.discover(command, working_directory(), allow_outside=bool(leased)):
+            if disk.mode == Mode.EXCLUSIVE and not (
+                leasing and os.path.realpath(disk.path) in leased
+            ):
+                raise ConfigError("start with writable disk", disk.path, reason, advice)
+    elif not (leasing and leased):
+        raise ConfigError("start", command[0], reason, advice)
+
+
+def _prctl() -> str:
+    """Return the directory that the guard imports prctl from."""
+    found = importlib.util.find_spec("prctl")
+    if found is None or found.origin is None:
+        raise LockError("start", "the guard", "the Python module prctl is not installed")
+    return os.path.dirname(found.origin)

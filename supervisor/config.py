@@ -1,0 +1,207 @@
+"""What does the configuration file say, and where is the runtime directory?
+
+Reads TOML, checks every key and value, and names file, table, key and what is
+allowed when something is wrong. A plugin's table is checked against the keys
+that the plugin's class declares. It must not know what was given on the
+command line, which wins over all of this.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from lockplugins.contract import ConfigError
+from supervisor import rundir
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+DEFAULT_FILE = "/etc/lock-supervisor/config.toml"
+FILE_VARIABLE = "LOCK_SUPERVISOR_CONFIG"
+RUNTIME_DIR_VARIABLE = "LOCK_SUPERVISOR_RUNTIME_DIR"
+
+_POWEROFF = "poweroff"
+_PAUSE = "pause"
+_DIRECTORY = "_dir"  # a plugin's key that ends so names a directory
+
+
+class Config:
+    """The settings of one file, None where it says nothing; `tables` holds a dict a plugin."""
+
+    def __init__(self, file: str = "") -> None:
+        self.file = file
+        self.plugin: str | None = None
+        self.containment: str | None = None
+        self.on_lockfailure: str | None = None
+        self.stop_timeout: float | None = None
+        self.runtime_dir: str | None = None
+        self.auto_disk_leases = True
+        self.require_lease_for_disks = False
+        self.tables: dict[str, dict[str, str]] = {}
+
+
+def file_named(option: str | None) -> str | None:
+    """Return the configuration file to read: the option's, the environment's, the system's."""
+    named = option or os.environ.get(FILE_VARIABLE)
+    if named:
+        return named
+    return DEFAULT_FILE if os.path.exists(DEFAULT_FILE) else None
+
+
+def read(option: str | None) -> Config:
+    """Return the checked settings of the file to read, the defaults without one."""
+    path = file_named(option)
+    if path is None:
+        return Config()
+    config = Config(path)
+    for key, value in _load(path).items():
+        if isinstance(value, dict):
+            config.tables[key] = _table(path, key, value)
+        else:
+            _set(config, key, value)
+    return config
+
+
+def runtime_dir(option: str | None, config_option: str | None) -> str:
+    """Return the absolute runtime directory; no more of the file is looked at than is needed."""
+    chosen = option or os.environ.get(RUNTIME_DIR_VARIABLE)
+    if not chosen and (path := file_named(config_option)) is not None:
+        config = Config(path)
+        settings = _load(path)
+        if "runtime_dir" in settings:
+            _set(config, "runtime_dir", settings["runtime_dir"])
+        chosen = config.runtime_dir
+    return os.path.abspath(chosen or rundir.default_base())
+
+
+def _load(path: str) -> dict[str, object]:
+    """Parse the file; raises ConfigError with the line."""
+    import tomllib  # 13 ms, and most machines have no such file
+
+    try:
+        with open(path, "rb") as file:
+            return tomllib.load(file)
+    except OSError as error:
+        reason = os.strerror(error.errno or 0)
+        raise ConfigError("read", f"configuration file {path}", reason) from error
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        reason = f"not UTF-8 (at line {line})"
+        raise ConfigError("read", f"configuration file {path}", reason) from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError("read", f"configuration file {path}", str(error)) from error
+
+
+def _set(config: Config, key: str, value: object) -> None:
+    """Put one top-level setting into `config`."""
+    if key not in _READERS:
+        allowed = " ".join(_READERS) + ", and a table for each plugin"
+        raise wrong(config.file, key, "unknown key", allowed)
+    setattr(config, key, _READERS[key](config.file, key, value))
+
+
+def _table(path: str, name: str, values: dict[str, object]) -> dict[str, str]:
+    """Check a plugin's table; its values travel as text."""
+    from lockplugins import registry
+
+    table = f"table [{name}]"
+    classes = {plugin: found for plugin, (found, _) in third_party([name]).items()}
+    if name not in (names := registry.known(classes)):
+        raise wrong(path, table, "there is no such plugin here", " ".join(names))
+    allowed = registry.plugin_class(name, classes).CONFIG_KEYS
+    checked = {}
+    for key, value in values.items():
+        if key not in allowed:
+            words = " ".join(allowed) or "no key at all"
+            raise wrong(path, f"{table} {key}", "unknown key", words)
+        read_as = _directory if key.endswith(_DIRECTORY) else _scalar
+        checked[key] = read_as(path, f"{table} {key}", value)
+    return checked
+
+
+def third_party(names: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Return {name: (module:Class, directory)} of the plugins among `names` that are not ours.
+
+    They can be imported afterwards. Looks at what is installed only if it has to.
+    """
+    from lockplugins import registry
+
+    wanted = set(names).difference(registry.known())
+    installed = registry.entry_points_classes() if wanted else {}
+    found = {name: where for name, where in installed.items() if name in wanted}
+    sys.path += [where for _, where in found.values() if where not in sys.path]
+    return found
+
+
+def on_lockfailure(where: str, key: str, value: object) -> str:
+    """Return the checked value; libvirt's word poweroff is kill."""
+    from supervisor.guard.spec import OnLockFailure
+
+    allowed = (*OnLockFailure.ALL, _POWEROFF)
+    if value == _PAUSE:
+        raise wrong(where, f"{key} = {value}", "pausing is not available", " ".join(allowed))
+    chosen = _one_of(where, key, value, allowed)
+    return OnLockFailure.KILL if chosen == _POWEROFF else chosen
+
+
+def wrong(where: str, what: str, reason: str, allowed: str) -> ConfigError:
+    """Return the error for a key or value in the file (or on the command line) `where`."""
+    return ConfigError("use", f"{what} of {where}", reason, f"allowed: {allowed}")
+
+
+def _containment(path: str, key: str, value: object) -> str:
+    from supervisor.guard.spec import Containment
+
+    return _one_of(path, key, value, Containment.ALL)
+
+
+def _one_of(where: str, key: str, value: object, allowed: Sequence[str]) -> str:
+    if not isinstance(value, str) or value not in allowed:
+        raise wrong(where, f"{key} = {value}", "unknown value", " ".join(allowed))
+    return value
+
+
+def _text(path: str, key: str, value: object) -> str:
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise wrong(path, f"{key} = {value}", "not a text that can be used", "a string, not empty")
+    return value
+
+
+def _directory(path: str, key: str, value: object) -> str:
+    directory = _text(path, key, value)
+    if not os.path.isabs(directory):
+        raise wrong(path, f"{key} = {value}", "a relative directory", "an absolute one")
+    return directory
+
+
+def _seconds(path: str, key: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
+        raise wrong(path, f"{key} = {value}", "not a number of seconds", "0 or more")
+    return float(value)
+
+
+def _switch(path: str, key: str, value: object) -> bool:
+    if not isinstance(value, int) or value not in (0, 1):  # libvirt writes 0 and 1
+        raise wrong(path, f"{key} = {value}", "neither on nor off", "true false 1 0")
+    return bool(value)
+
+
+def _scalar(path: str, key: str, value: object) -> str:
+    if isinstance(value, bool):
+        return "1" if value else "0"
+    if isinstance(value, int | float):
+        return str(value)
+    return _text(path, key, value)
+
+
+_READERS: dict[str, Callable[[str, str, object], object]] = {
+    "plugin": _text,
+    "containment": _containment,
+    "on_lockfailure": on_lockfailure,
+    "stop_timeout": _seconds,
+    "runtime_dir": _directory,
+    "auto_disk_leases": _switch,
+    "require_lease_for_disks": _switch,
+}

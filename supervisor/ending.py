@@ -1,0 +1,155 @@
+"""Is a guest gone, and nobody left who carries its leases? And how is one revoked?
+
+Judges by pidfds and by the carrier's inode, never by a pid that somebody wrote
+down, a process state or a lock. It must not know any lock manager.
+
+Does not see a carrier in a process that we may not look at (another user's,
+unless root).
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import time
+
+from lockplugins.contract import LockError
+from supervisor import rundir
+from supervisor.client import open_process
+from supervisor.finding import is_guarded
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Self
+
+    from supervisor.finding import Guest
+
+GONE_WITHIN_S = 30.0
+
+
+class UnkillableError(LockError):
+    """A process of the guest is still there: nothing is proven, nothing was released."""
+
+
+class Witnesses:
+    """The processes whose end proves a guest gone: guard, child, and all that carry its leases.
+
+    Made before anything is ended: under a PID namespace its init is among the
+    carriers, and its pidfd becomes readable when the whole namespace is dead.
+    Owns the pidfds.
+    """
+
+    def __init__(self, guest: Guest) -> None:
+        self.guest = guest
+        self._fds: dict[int, str] = {}
+        self.guard = open_process(guest.record, "supervisor")
+        if self.guard is None and is_guarded(guest.path):
+            reason = "guest.json does not name its supervisor"
+            raise UnkillableError("watch", f"guest {guest.words()}", reason, "try again")
+        self._add(self.guard, "supervisor")
+        self._add(open_process(guest.record, "child"), "guest")
+        this_boot = guest.record.get("boot_id") == rundir.boot_id()
+        self._inode = guest.record.get("carrier_inode") if this_boot else None
+        self._add_carriers()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        while self._fds:
+            os.close(self._fds.popitem()[0])
+
+    def signal_guard(self, number: int) -> None:
+        """Send the guard a signal; raises LockError when that is refused."""
+        if self.guard is None or not is_guarded(self.guest.path):
+            return
+        try:
+            signal.pidfd_send_signal(self.guard, number)
+        except ProcessLookupError:
+            return
+        except OSError as error:
+            raise LockError(
+                "end", f"guest {self.guest.words()}", os.strerror(error.errno or 0)
+            ) from error
+
+    def wait(self, within_s: float | None) -> None:
+        """Return when all are gone and nobody carries the leases; raises UnkillableError."""
+        deadline = None if within_s is None else time.monotonic() + within_s
+        while self._fds:
+            for fd in list(self._fds):
+                self._wait_for(fd, deadline)
+            self._add_carriers()
+
+    def guard_is_gone(self, within_s: float = 0.0) -> bool:
+        """Has the guard ended, or does it within this time?"""
+        return self.guard is None or _ends(self.guard, time.monotonic() + within_s)
+
+    def _wait_for(self, fd: int, deadline: float | None) -> None:
+        if not _ends(fd, deadline):
+            raise UnkillableError(
+                "prove",
+                f"guest {self.guest.words()} gone",
+                f"its {self._fds[fd]} process is still there, perhaps in uninterruptible sleep",
+                "nothing was released",
+            )
+        os.close(fd)
+        del self._fds[fd]
+        if fd == self.guard:
+            self.guard = None
+
+    def _add(self, pidfd: int | None, who: str) -> None:
+        if pidfd is not None:
+            self._fds[pidfd] = who
+
+    def _add_carriers(self) -> None:
+        if self._inode is not None:
+            for pid in carriers(self._inode):
+                self._add(_open_carrier(pid, self._inode), f"(pid {pid}, which carries its leases)")
+
+
+def carriers(inode: object) -> list[int]:
+    """Return the pids that have the carrier socket of this inode open."""
+    pids = (int(name) for name in os.listdir("/proc") if name.isdigit())
+    return [pid for pid in pids if _carries(pid, inode)]
+
+
+def _carries(pid: int, inode: object) -> bool:
+    target = f"socket:[{inode}]"
+    try:
+        links = os.listdir(f"/proc/{pid}/fd")
+    except OSError:
+        return False
+    for link in links:
+        try:
+            if os.readlink(f"/proc/{pid}/fd/{link}") == target:
+                return True
+        except OSError:
+            continue
+    return False
+
+
+def _open_carrier(pid: int, inode: object) -> int | None:
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return None
+    if _carries(pid, inode):  # still, with the pidfd open: no other process of this number
+        return pidfd
+    os.close(pidfd)
+    return None
+
+
+def _ends(pidfd: int, deadline: float | None) -> bool:
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    left_s = None if deadline is None else max(0.0, deadline - time.monotonic())
+    return bool(poll.poll(None if left_s is None else left_s * 1000))
+
+
+def revoke(guest: Guest, within_s: float = GONE_WITHIN_S) -> None:
+    """SIGKILL the guest's supervisor and prove guest and leases gone; raises UnkillableError."""
+    with Witnesses(guest) as witnesses:
+        witnesses.signal_guard(signal.SIGKILL)
+        witnesses.wait(within_s)
+    rundir.remove_dead(guest.path)
