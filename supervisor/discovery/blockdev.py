@@ -159,8 +159,9 @@ class Graph:
     ) -> None:
         """Add the backing file, data file and extents, from the options or else the header."""
         self._add_backing(node, header, path, options)
-        if header.data_file or "data-file" in options or below(options, "data-file"):
-            self._part(node, "data-file", header.data_file, options, f"data file of {path}")
+        data_file = None if below(options, "data-file") else header.data_file
+        if data_file or "data-file" in options or below(options, "data-file"):
+            self._part(node, "data-file", data_file, options, f"data file of {path}")
         for index, name in enumerate(header.extents):
             found_in = f"extent of {path}"
             self._part(node, f"extents.{index}", drivers.beside(path, name), options, found_in)

@@ -68,7 +68,10 @@ def _lists(option: Option) -> bool:
         return value in HELP
     if option.name not in LISTING_ITEMS or value.startswith("{"):
         return False
-    return any(key in HELP or given in HELP for key, given in pairs(value, "name"))
+    return any(
+        key in HELP or (key in {"driver", "model"} and given in HELP)
+        for key, given in pairs(value, "driver")
+    )
 
 
 def _is_no_machine(option: Option) -> bool:
