@@ -115,7 +115,7 @@ def stop_command(
     with Witnesses(found) as witnesses:
         via, timeout_s = _ask_to_stop(found, witnesses, timeout)
         render.put(f"stopping {found.words()}: {via}")
-        witnesses.wait(timeout_s + GONE_WITHIN_S)
+        witnesses.wait(None if timeout_s is None else timeout_s + GONE_WITHIN_S)
     rundir.remove_dead(found.path)
 
 
@@ -234,8 +234,10 @@ def _from_files(guest: Guest) -> Status:
     }
 
 
-def _ask_to_stop(guest: Guest, witnesses: Witnesses, timeout_s: float | None) -> tuple[str, float]:
-    """Have the guest stopped; returns by what, and how long it is given before SIGKILL."""
+def _ask_to_stop(
+    guest: Guest, witnesses: Witnesses, timeout_s: float | None
+) -> tuple[str, float | None]:
+    """Have the guest stopped; returns by what, and how long it is given (None: for ever)."""
     import signal
 
     if not guest.guarded:
@@ -252,7 +254,8 @@ def _ask_to_stop(guest: Guest, witnesses: Witnesses, timeout_s: float | None) ->
             raise
         return "it was ending already", 0.0
     said = answer if isinstance(answer, dict) else {}
-    return str(said.get("via")), float(said["timeout_s"] if timeout_s is None else timeout_s)
+    bound_s = said.get("timeout_s")
+    return str(said.get("via")), None if bound_s is None else float(bound_s)
 
 
 def _exit_status(guest: Guest, witnesses: Witnesses) -> int | None:

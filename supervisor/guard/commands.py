@@ -216,7 +216,8 @@ class Commands:
 
         def pressed(_result: object, reason: str | None) -> None:
             supervisor.ask_to_stop(timeout_s, press_only=reason is None)
-            done({"via": "power button" if reason is None else "SIGTERM"})
+            via = "power button" if reason is None else "SIGTERM"
+            done({"via": via, "timeout_s": None if timeout_s == float("inf") else timeout_s})
 
         if self._monitor is None:
             pressed(None, "no monitor")
