@@ -8,6 +8,8 @@ launch path: plain classes, no enum, typing or dataclasses (README, D2).
 
 import sys
 
+_LAST_CONTROL = "\x9f"
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -158,11 +160,13 @@ def fsdecode(name: bytes) -> str:
 
 
 def shown(text: str) -> str:
-    """Return `text` fit for one line: control characters as \\xNN."""
+    r"""Return `text` fit for one line: control characters as \xNN."""
     if text.isprintable():
         return text
     return "".join(
-        c if c.isprintable() or ord(c) > 0x9F else f"\\x{ord(c):02x}"  # surrogates pass as bytes
+        c
+        if c.isprintable() or c > _LAST_CONTROL
+        else f"\\x{ord(c):02x}"  # surrogates pass as bytes
         for c in text
     )
 

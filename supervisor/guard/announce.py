@@ -42,7 +42,7 @@ def notify(state: str) -> None:
     address = posix.environ.get(b"NOTIFY_SOCKET")
     if not address:
         return
-    import _socket  # noqa: PLC0415  # loaded with the carrier
+    import _socket  # loaded with the carrier
 
     try:
         sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_DGRAM)

@@ -178,11 +178,11 @@ class Commands:
         if lease is None:
             raise NoSuchLeaseError("detach", f"disk {path}", "the guest has no lease on it")
 
-        def looked(is_open: bool | None, reason: str) -> None:
-            if is_open:
+        def looked(answer: "bool | None", reason: str) -> None:
+            if answer:
                 advice = "unplug it first (device_del, then blockdev-del)"
                 done(None, LockError("detach", f"disk {path}", "QEMU has it open", advice))
-            elif is_open is None:
+            elif answer is None:
                 advice = "its lease stays held; try again"
                 done(None, LeaseUnknownError("detach", f"disk {path}", reason, advice))
             else:

@@ -57,27 +57,20 @@ def decide(requested: str, argv: "Sequence[str]", path: str) -> str:
 def _disarms_death_signal(argv: "Sequence[str]", path: str) -> str:
     """Return why prctl(2)'s PR_SET_PDEATHSIG would be lost, or nothing."""
     if is_qemu(argv[0]):
-        words = list(_options(argv))
-        for option in ("-runas", "-daemonize"):
-            if option in words:
-                return (
-                    f"QEMU is told to {'change user' if option == '-runas' else 'fork'} ({option})"
-                )
-        for option, value in zip(words, words[1:], strict=False):
-            if option == "-run-with" and _asks_for_user(value):
-                return f"QEMU is told to change user (-run-with {value})"
+        words = _options(argv)
+        for option, value in zip(words, [*words[1:], ""], strict=True):
+            if option == "-runas" or (option == "-run-with" and _asks_for_user(value)):
+                return f"QEMU is told to change user ({option} {value})"
+        if "-daemonize" in words:
+            return "QEMU is told to fork (-daemonize)"
     for program in _programs(path):
         try:
-            mode = posix.stat(program).st_mode
-        except OSError:
-            return ""  # exec will say what is wrong with it
-        if mode & _SET_ID:
-            return f"{program} is set-user-ID or set-group-ID"
-        try:
+            if posix.stat(program).st_mode & _SET_ID:
+                return f"{program} is set-user-ID or set-group-ID"
             if posix.getxattr(program, _CAPABILITY_XATTR):
                 return f"{program} has file capabilities"
         except OSError:
-            continue
+            continue  # no such attribute; or exec will say what is wrong with the file
     return ""
 
 

@@ -153,9 +153,14 @@ class Client:
             self._serve()
 
         if not self.negotiated:
-            done(None, _Refused("CommandNotFound", "the first command must be qmp_capabilities"))
+            done(
+                None, _RefusedError("CommandNotFound", "the first command must be qmp_capabilities")
+            )
         elif not isinstance(command, str) or not isinstance(arguments, dict):
-            done(None, _Refused("GenericError", "a message needs execute and an object arguments"))
+            done(
+                None,
+                _RefusedError("GenericError", "a message needs execute and an object arguments"),
+            )
         else:
             self._control.commands.run(command, arguments, done)
 
@@ -201,7 +206,7 @@ class Client:
             self._control.forget(self)
 
 
-class _Refused(LockError):
+class _RefusedError(LockError):
     """A message that is no command of ours."""
 
     def __init__(self, wire_class: str, reason: str) -> None:

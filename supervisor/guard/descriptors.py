@@ -17,28 +17,30 @@ if TYPE_CHECKING:
 
 FIRST_OWN = 200
 _ROOM = 64
+_LONGEST_NUMBER = 7
 _STANDARD = (0, 1, 2)
-_ONLY_DIGITS = bytes(c if 48 <= c <= 57 else 32 for c in range(256))
+_DIGITS = b"0123456789"
+_ONLY_DIGITS = bytes(c if c in _DIGITS else ord(" ") for c in range(256))
 _NO_QUOTES = {ord(c): None for c in "\"'{}[] "}
 
 
 class Shelf:
     """Where our own descriptors go before the fork.
 
-    `closed` lists the standard descriptors that the launcher had closed and
-    that are /dev/null here; `limits` is the launcher's RLIMIT_NOFILE when it
-    had to be raised. The child closes and restores them (child.py).
+    `ending` lists those that the child closes: the standard ones that the
+    launcher had closed, /dev/null here, and what is for the guard alone; `limits` is the launcher's RLIMIT_NOFILE when it
+    had to be raised. The child restores it.
     """
 
     def __init__(self, argv: "Sequence[str]") -> None:
-        self.closed = [fd for fd in _STANDARD if not _is_open(fd)]
-        for fd in self.closed:
+        self.ending = [fd for fd in _STANDARD if not _is_open(fd)]
+        for fd in self.ending:
             null = posix.open("/dev/null", posix.O_RDWR | posix.O_CLOEXEC)
             if null != fd:
                 posix.dup2(null, fd, inheritable=False)
                 posix.close(null)
         digits = " ".join(argv).encode("utf-8", "surrogateescape").translate(_ONLY_DIGITS)
-        self._taken = {int(run) for run in digits.split() if 2 < len(run) < 7}
+        self._taken = {int(run) for run in digits.split() if len(run) <= _LONGEST_NUMBER}
         self.limits: tuple[int, int] | None = None
         if posix.sysconf("SC_OPEN_MAX") < FIRST_OWN + _ROOM:
             self.limits = raise_limit()
@@ -67,7 +69,7 @@ def raise_limit() -> tuple[int, int]:
 
     Descriptors in flight count against the sender's soft limit (unix(7), ETOOMANYREFS).
     """
-    import resource  # noqa: PLC0415  # off the launch path where the limit is high enough
+    import resource  # off the launch path where the limit is high enough
 
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (limits[1], limits[1]))
@@ -76,7 +78,7 @@ def raise_limit() -> tuple[int, int]:
 
 def lower_limit(limits: tuple[int, int]) -> None:
     """Give the calling process the launcher's limit back."""
-    import resource  # noqa: PLC0415  # as above
+    import resource  # as above
 
     resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 

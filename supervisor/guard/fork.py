@@ -17,8 +17,8 @@ from _prctl import PR_SET_NAME, PR_SET_PDEATHSIG, prctl  # prctl.py costs 0.8 ms
 from lockplugins.contract import LockError
 from supervisor import exitcodes
 from supervisor.guard import descriptors, signals
-from supervisor.guard.spec import Containment
 from supervisor.guard.child import Child
+from supervisor.guard.spec import Containment
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 _UCRED = "3i"
 HELLO = b"here"
 EXEC_STAGE = "run"
+REPORT_BYTES = 256
 _OOM_FILE = "/proc/self/oom_score_adj"
 _CLONE_NEWPID = 0x20000000
 _COMM_BYTES = 15
@@ -36,8 +37,7 @@ _COMM_BYTES = 15
 class Launch:
     """What the child needs between fork and exec.
 
-    `inherit` are our descriptors that exec hands on (carrier, monitor);
-    `withhold` are the launcher's that end here (ready, handshake).
+    `inherit` are our descriptors that exec hands on: carrier, monitor.
     """
 
     def __init__(
@@ -47,14 +47,12 @@ class Launch:
         shelf: descriptors.Shelf,
         launcher_signals: signals.Signals,
         inherit: "Sequence[int]",
-        withhold: "Sequence[int]",
     ) -> None:
         self.argv = argv
         self.path = path
         self.shelf = shelf
         self.signals = launcher_signals
         self.inherit = inherit
-        self.withhold = withhold
         self.oom_score_adj: bytes | None = None
         go_read, go_write = posix.pipe2(posix.O_CLOEXEC)
         self.go_read, self.go_write = shelf.lift(go_read), shelf.lift(go_write)
@@ -130,7 +128,7 @@ def _become_guest(launch: Launch) -> "NoReturn":
         posix.close(launch.go_write)
         for fd in launch.inherit:
             posix.set_inheritable(fd, True)
-        for fd in (*launch.withhold, *launch.shelf.closed):
+        for fd in launch.shelf.ending:
             posix.close(fd)
         if launch.shelf.limits is not None:
             descriptors.lower_limit(launch.shelf.limits)
@@ -234,7 +232,7 @@ def _namespace_calls() -> "tuple[Callable[[int], None], Callable[[int, int], Non
     """Return unshare(2) and setns(2): os has them from Python 3.12 on."""
     if sys.version_info >= (3, 12):
         return posix.unshare, posix.setns
-    import ctypes  # noqa: PLC0415  # 1.6 ms, for this containment alone
+    import ctypes  # 1.6 ms, for this containment alone
 
     libc = ctypes.CDLL(None, use_errno=True)
 

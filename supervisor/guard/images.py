@@ -86,7 +86,7 @@ class OpenImages:
         Without a monitor the answer is no: the caller's word is taken.
         """
         if self._monitor is None:
-            then(False, "")  # noqa: FBT003  # the answer
+            then(False, "")  # the answer
             return
 
         def asked(nodes: object, reason: str | None) -> None:

@@ -35,7 +35,7 @@ class Jobs:
         job: "Callable[[], Any]",
         then: "Callable[[Any, BaseException | None], None] | None" = None,
     ) -> None:
-        """Run `job` on the thread, then `then(result, error)` on the main one (main thread only)."""
+        """Run `job` on the thread, then `then(result, error)` on the main one."""
         self.unfinished += 1
         self._queue.append((job, then or _ignore))
         posix.eventfd_write(self._pending_fd, 1)

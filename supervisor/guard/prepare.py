@@ -50,8 +50,8 @@ class Prepared:
             self.record = Record(spec, self.dir, mode, self.carrier.inode())
             if mode == Containment.PIDNS:
                 argv = self.record.take_pidfile(argv)
-            withhold = [fd for fd in (spec.ready_fd, spec.handshake_fd) if fd is not None]
-            self.launch = fork.Launch(argv, path, shelf, launcher_signals, inherit, withhold)
+            shelf.ending += [fd for fd in (spec.ready_fd, spec.handshake_fd) if fd is not None]
+            self.launch = fork.Launch(argv, path, shelf, launcher_signals, inherit)
             prctl(PR_SET_NAME, f"lock:{spec.name}")
             self.child: Child = fork.fork(mode, self.launch, spec.name)
         except BaseException:

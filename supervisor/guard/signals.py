@@ -6,13 +6,14 @@ sent to the whole process group from a signal sent to us. It must not decide
 what a signal means for the guest.
 """
 
+import _thread
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal as _signal
     from collections.abc import Callable
 else:
     import _signal
-import _thread
 
 FORWARDED = (
     _signal.SIGTERM, _signal.SIGINT, _signal.SIGHUP,

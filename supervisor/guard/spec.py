@@ -8,11 +8,11 @@ anything.
 
 import sys
 
-from lockplugins.contract import ConfigError, Mode, Resource, ResourceType
+from lockplugins.contract import ConfigError, Mode, Resource, ResourceType, shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 END = "--"
 NAME_BYTES = 64
@@ -167,8 +167,9 @@ def parse(words: "Sequence[str]") -> tuple[GuestSpec, list[str]]:
 
 def _take(spec: GuestSpec, key: str, value: str) -> None:
     """Put one pair into the spec."""
-    if key in (Key.ID, Key.PLUGIN):
-        setattr(spec, key, value)
+    if key in _SIMPLE:
+        attribute, convert = _SIMPLE[key]
+        setattr(spec, attribute, convert(key, value))
     elif key == Key.CLASS:
         name, _, spec.classes[name] = value.partition("=")
     elif key == Key.IMPORT:
@@ -180,33 +181,19 @@ def _take(spec: GuestSpec, key: str, value: str) -> None:
     elif key == Key.DISK:
         mode, _, path = value.partition(":")
         spec.resources.append(Resource(path, _one_of(key, mode, Mode.ALL)))
+    elif key == Key.LEASE:
+        spec.resources.append(parse_lease(value))
     elif key == Key.IDENTITY:
         if not spec.resources:
             raise _wrong(f"{key}={value}", "no disk= before it", "put it after its disk")
         spec.resources[-1].identity = value
-    elif key == Key.LEASE:
-        spec.resources.append(parse_lease(value))
-    elif key == Key.WAIT:
-        spec.wait_s = _seconds(key, value)
-    elif key == Key.STOP_TIMEOUT:
-        spec.stop_timeout_s = _seconds(key, value)
-    elif key == Key.ON_LOCKFAILURE:
-        spec.on_lockfailure = _one_of(key, value, OnLockFailure.ALL)
-    elif key == Key.CONTAINMENT:
-        spec.containment = _one_of(key, value, Containment.ALL)
-    elif key == Key.MONITOR:
-        spec.monitor = _one_of(key, value, ("on", "off")) == "on"
-    elif key == Key.READY_FD:
-        spec.ready_fd = _descriptor(key, value)
-    elif key == Key.HANDSHAKE_FD:
-        spec.handshake_fd = _descriptor(key, value)
 
 
 def check_name(name: str) -> None:
     """Raise ConfigError unless `name` can name a guest: 1 to 64 bytes, no control characters."""
     if not 0 < len(name.encode("utf-8", "surrogateescape")) <= NAME_BYTES:
         raise _wrong(f"guest name {name}", f"not 1 to {NAME_BYTES} bytes", "choose another --name")
-    if any(ord(c) < 0x20 or 0x7F <= ord(c) < 0xA0 for c in name):
+    if shown(name) != name:
         raise _wrong(f"guest name {name}", "it has control characters", "choose another --name")
 
 
@@ -253,6 +240,22 @@ def _one_of(key: str, value: str, allowed: "Sequence[str]") -> str:
     if value not in allowed:
         raise _wrong(f"{key}={value}", "unknown value", "allowed: " + " ".join(allowed))
     return value
+
+
+_SIMPLE: "dict[str, tuple[str, Callable[[str, str], object]]]" = {
+    Key.ID: ("id", lambda _, value: value),
+    Key.PLUGIN: ("plugin", lambda _, value: value),
+    Key.WAIT: ("wait_s", _seconds),
+    Key.STOP_TIMEOUT: ("stop_timeout_s", _seconds),
+    Key.ON_LOCKFAILURE: (
+        "on_lockfailure",
+        lambda key, value: _one_of(key, value, OnLockFailure.ALL),
+    ),
+    Key.CONTAINMENT: ("containment", lambda key, value: _one_of(key, value, Containment.ALL)),
+    Key.MONITOR: ("monitor", lambda key, value: _one_of(key, value, ("on", "off")) == "on"),
+    Key.READY_FD: ("ready_fd", _descriptor),
+    Key.HANDSHAKE_FD: ("handshake_fd", _descriptor),
+}
 
 
 def _wrong(name: str, reason: str, advice: str) -> ConfigError:

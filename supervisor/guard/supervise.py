@@ -5,16 +5,14 @@ lifecycle.TABLE and does the action found there. Its main thread forks and
 afterwards only polls (README, D3). It must not know any lock manager.
 """
 
-import errno
 import gc
 import posix
 
-from lockplugins import registry
-from lockplugins.contract import Guest, LeaseHeldError, LockError
+from lockplugins.contract import LockError
 from supervisor import exitcodes
-from supervisor.guard import announce, fork
-from supervisor.guard.child import LAUNCHED_PID
+from supervisor.guard import announce
 from supervisor.guard.jobs import Jobs
+from supervisor.guard.launching import Launching
 from supervisor.guard.lifecycle import TABLE, Action, Event, State
 from supervisor.guard.loop import READABLE, Loop, now
 from supervisor.guard.signals import SIGTERM, STOPPING, send
@@ -53,13 +51,14 @@ class Supervisor:
         self.on_event: Callable[[str, dict[str, object]], None] = _no_listener
         self.loop = Loop()
         self.jobs = Jobs(self.loop)
+        self.launching = Launching(self)
         self._stop_timeout_s = spec.stop_timeout_s
         self._announced = False
         self._fenced_at = 0.0
         self._actions = {
             Action.NOTHING: lambda: None,
-            Action.OFFER: self._offer,
-            Action.LAUNCH: self._launch,
+            Action.OFFER: self.launching.offer,
+            Action.LAUNCH: prepared.launch.go,
             Action.ANNOUNCE: self._announce,
             Action.TIME_STOP: self._time_stop,
             Action.FENCE: self._fence,
@@ -69,71 +68,14 @@ class Supervisor:
 
     def run(self) -> int:
         """Acquire, run the guest, release; returns the exit code."""
-        self.signals.start(lambda *heard: self.loop.post(lambda: self._heard(*heard)))
         self.jobs.start()
-        self.jobs.submit(self._acquire, self._acquired)
-        if self.spec.wait_s:
-            self.loop.at("wait", now() + self.spec.wait_s, self._waited)
-        report_fd = self.prepared.launch.report.fileno()
-        self.loop.watch(report_fd, READABLE, lambda _: self._report_readable(report_fd))
+        self.launching.start()
         self.loop.watch(self.child.end_pidfd, READABLE, lambda _: self._ended())
-        init_fd = self.child.report_fd()
-        if init_fd is not None:
-            self.loop.watch(init_fd, READABLE, lambda _: self._init_reports(init_fd))
+        self.signals.start(
+            lambda number, tty: self.loop.post(lambda: self._heard(number, from_terminal=tty))
+        )
         self.loop.run()
         return self._conclude()
-
-    def _acquire(self) -> None:
-        """Acquire and publish everything (jobs thread)."""
-        spec, record = self.spec, self.record
-        record.publish_acquiring()
-        plugin = registry.load(spec.plugin, spec.config, self.prepared.carrier, spec.classes)
-        self.plugin = plugin
-        plugin.open(Guest(spec.uuid, spec.name, spec.id))
-        wait_until = now() + spec.wait_s if spec.wait_s else None
-        try:
-            self.leases = plugin.acquire(spec.resources, wait_until)
-        except LeaseHeldError as error:
-            record.name_holder(error)
-            raise
-        if plugin.PROOF_TERM_S:
-            from supervisor.guard.deadline import Deadline  # only if leases expire
-
-            self.deadline = Deadline(plugin, self.loop, self.lose)
-            self.deadline.prove()
-        record.publish_acquired(self.child.pid, self.leases)
-
-    def _acquired(self, _result: object, error: BaseException | None) -> None:
-        self.loop.cancel("wait")
-        if error is not None:
-            self.refuse(error)
-            return
-        if self.deadline is not None:
-            self.deadline.start()
-        for fd in self.plugin.watch_fds() if self.plugin else ():
-            self._watch_plugin(fd)
-        self.loop.watch(self.record.control_fd, READABLE, lambda _: self._first_client())
-        self.happen(Event.LEASED)
-
-    def refuse(self, error: BaseException) -> None:
-        """The guest may not start (or our own fault): why, and with which code."""
-        if isinstance(error, LockError):
-            self._end_with(error.exit_code, str(error), Event.REFUSED)
-        else:
-            self._end_with(exitcodes.OUR_FAULT, self._fault(error), Event.FAULT)
-
-    def _waited(self) -> None:
-        """Time is up for --wait: say who still holds what, while the job stays blocked."""
-        reason = f"after {self.spec.wait_s:g} s still held elsewhere"
-
-        def found(error: LockError | None, _failure: BaseException | None) -> None:
-            if self.state == State.ACQUIRING:
-                self.refuse(error or LeaseHeldError("start", f"guest {self.spec.name}", reason))
-
-        self.jobs.apart(lambda: self.record.find_holder(self.plugin, reason), found)
-        self.loop.at("wait", now() + 1.0, lambda: found(None, None))
-
-    # -- what happens -----------------------------------------------------------------------
 
     def happen(self, event: str) -> None:
         """Move to the next state and do what the table says."""
@@ -143,21 +85,29 @@ class Supervisor:
     def lose(self, reason: str) -> None:
         """Fence the guest: a lease is lost, or not proven in time."""
         text = f"cannot keep guest {self.spec.name} running: lease lost ({reason})"
-        self._end_with(exitcodes.LEASE_LOST, text, Event.LOST)
+        self.end_with(exitcodes.LEASE_LOST, text, Event.LOST)
         self.on_event("LEASE_LOST", {"reason": reason})
 
-    def _end_with(self, code: int, text: str, event: str) -> None:
-        if self.outcome is None:
+    def end_with(self, code: int, text: str, event: str) -> None:
+        """Let `event` end the guest, if its time has not come yet; why, and with which code."""
+        if self.outcome is None and TABLE[(self.state, event)][0] != self.state:
             self.outcome = (code, text)
         self.happen(event)
 
-    def _heard(self, number: int, from_terminal: bool) -> None:
+    def fail(self, error: BaseException) -> None:
+        """End the guest: what it needs failed, or our own fault."""
+        if isinstance(error, LockError):
+            self.end_with(error.exit_code, str(error), Event.REFUSED)
+        else:
+            self.end_with(exitcodes.OUR_FAULT, self._fault(error), Event.FAULT)
+
+    def _heard(self, number: int, *, from_terminal: bool) -> None:
         """A signal arrived: for us before go, else for the guest."""
         if self.state in _BEFORE_GO and number in STOPPING:
             text = (
                 f"cannot start guest {self.spec.name}: signal {number} came first; nothing is held"
             )
-            self._end_with(exitcodes.SIGNAL_BASE + number, text, Event.STOP)
+            self.end_with(exitcodes.SIGNAL_BASE + number, text, Event.STOP)
             return
         if not (from_terminal and self._shares_our_group()):
             send(self.child.pidfd, number)
@@ -173,50 +123,18 @@ class Supervisor:
     def ask_to_stop(self, timeout_s: float, *, press_only: bool = False) -> None:
         """Start the stop timer for a client, with SIGTERM unless the power button was pressed."""
         self._stop_timeout_s = timeout_s
-        self.happen(Event.STOP)
-        if not press_only:
-            send(self.child.pidfd, SIGTERM)
+        if press_only:
+            self.happen(Event.STOP)
+        else:
+            self._heard(SIGTERM, from_terminal=False)
 
-    def _report_readable(self, fd: int) -> None:
-        """The child speaks: hello, a failed exec, or end of file as exec closes its end."""
-        data = self.prepared.launch.report.recv(4096)
-        if data and data != fork.HELLO:
-            number, _, stage = data.decode().partition(" ")
-            self._exec_failed(int(number), stage)
-        elif not data:
-            self.loop.unwatch(fd)
-            if not self.prepared.daemonizes:
-                self.happen(Event.UP)
-
-    def _exec_failed(self, number: int, stage: str) -> None:
-        command = self.prepared.command
-        code = exitcodes.FAILED
-        if stage == fork.EXEC_STAGE:
-            missing = number == errno.ENOENT
-            code = exitcodes.NOT_FOUND if missing else exitcodes.NOT_EXECUTABLE
-        text = f"cannot {stage} {command}: {posix.strerror(number)}; leases released"
-        self._end_with(code, text, Event.EXEC_FAILED)
-
-    def _init_reports(self, fd: int) -> None:
-        """The init of the namespace reaped somebody: the launched process, or a survivor."""
-        ended = self.child.read_init_report()
-        if ended is None:
-            self.loop.unwatch(fd)
-        elif ended == (LAUNCHED_PID, 0) and self.prepared.daemonizes:
-            self.jobs.submit(self._follow_survivor, self._survived)
-
-    def _follow_survivor(self) -> bool:
-        """Publish who is the guest now that the launched process has exited (jobs thread)."""
-        pid = self.child.find_survivor()
-        if pid is not None:
-            self.record.publish_acquired(pid, self.leases)
-        return pid is not None
-
-    def _survived(self, alive: bool | None, error: BaseException | None) -> None:
-        if error is not None:
-            self.refuse(error)
-        elif alive:
-            self.happen(Event.UP)
+    def guard_leases(self) -> None:
+        """Renew and watch what was acquired, and let clients in."""
+        if self.deadline is not None:
+            self.deadline.start()
+        for fd in self.plugin.watch_fds() if self.plugin else ():
+            self._watch_plugin(fd)
+        self.loop.watch(self.record.control_fd, READABLE, lambda _: self._first_client())
 
     def _watch_plugin(self, fd: int) -> None:
         """Have the plugin look whenever its descriptor is readable."""
@@ -240,7 +158,7 @@ class Supervisor:
         self.loop.unwatch(self.record.control_fd)
 
         def load() -> type:
-            from supervisor.guard.control import Control  # noqa: PLC0415  # after go (D2)
+            from supervisor.guard.control import Control  # after go (D2)
 
             return Control
 
@@ -251,35 +169,6 @@ class Supervisor:
                 control(self)
 
         self.jobs.submit(load, loaded)
-
-    # -- actions ----------------------------------------------------------------------------
-
-    def _offer(self) -> None:
-        fd = self.spec.handshake_fd
-        if fd is None:
-            self.happen(Event.GO)
-        elif announce.tell(fd, "ACQUIRED\n"):
-            self.loop.watch(fd, READABLE, lambda _: self._answered(fd))
-        else:
-            self._no_go()
-
-    def _answered(self, fd: int) -> None:
-        self.loop.unwatch(fd)
-        try:
-            answer = posix.read(fd, 64)
-        except OSError:
-            answer = b""
-        if answer == b"GO\n":
-            self.happen(Event.GO)
-        else:
-            self._no_go()
-
-    def _no_go(self) -> None:
-        text = f"cannot start guest {self.spec.name}: the launcher did not say GO; leases released"
-        self._end_with(exitcodes.FAILED, text, Event.NO_GO)
-
-    def _launch(self) -> None:
-        self.prepared.launch.go()
 
     def _announce(self) -> None:
         gc.enable()
@@ -310,6 +199,8 @@ class Supervisor:
     def _ended(self) -> None:
         self.loop.unwatch(self.child.end_pidfd)
         self.child.reap()
+        if self.deadline is not None:
+            self.deadline.disarm()
         self.happen(Event.DEAD)
 
     def _release(self) -> None:

@@ -11,6 +11,7 @@ from supervisor.rundir import as_json
 MAX_MESSAGE_BYTES = 64 << 10
 MAX_REPLY_BYTES = 16 << 20
 
+_QUOTE, _BACKSLASH = b'"\\'
 _SPACE = b" \t\r\n"
 
 
@@ -67,11 +68,11 @@ class Framer:
             if self._in_string:
                 if self._escaped:
                     self._escaped = False
-                elif byte == 0x5C:
+                elif byte == _BACKSLASH:
                     self._escaped = True
-                elif byte == 0x22:
+                elif byte == _QUOTE:
                     self._in_string = False
-            elif byte == 0x22:
+            elif byte == _QUOTE:
                 self._in_string = True
             elif byte in b"{[":
                 self._depth += 1
@@ -93,5 +94,5 @@ class Framer:
 
 
 def encode(message: dict[str, object]) -> bytes:
-    """Return a message as it goes out: ASCII, surrogates as \\udcXX, one line."""
+    """Return a message as it goes out: one line of ASCII."""
     return as_json(message).encode() + b"\r\n"
