@@ -28,10 +28,7 @@ if TYPE_CHECKING:
 ENTRY_POINTS = "lockplugins"
 JOIN = "+"
 
-_BUILT_IN = {
-    "file": "lockplugins.file.plugin:FilePlugin",
-    "nop": "lockplugins.nop:NopPlugin",
-}
+_BUILT_IN = {"file": "lockplugins.file.plugin:FilePlugin", "nop": "lockplugins.nop:NopPlugin"}
 _ALIASES = {"sync-manager": "sanlock"}
 
 
@@ -131,7 +128,8 @@ class Composite(Plugin):
         self.FREED_BY_DEATH = all(part.FREED_BY_DEATH for part in parts)
         self._parts = tuple(parts)
         self._expiring = [part for part in parts if Capability.EXPIRES in part.capabilities]
-        self._proven: dict[Plugin, float] = {}
+        self._ends: dict[Plugin, float] = {}
+        self._first_end = 0.0
         self._issuer: dict[Lease, Plugin] = {}
 
     def open(self, guest: "Guest") -> None:
@@ -202,20 +200,21 @@ class Composite(Plugin):
         """Renew every part whose leases expire; returns an instant PROOF_TERM_S before the first.
 
         Each part's own term runs from its own last proof. A part that proves
-        nothing now is an error only when it is the one that ends first.
+        nothing now is an error only if that leaves the first end where it was.
         """
-        doubts: dict[Plugin, LockError] = {}
+        doubt: LockError | None = None
         for part in self._expiring:
             try:
-                self._proven[part] = part.renew() + part.PROOF_TERM_S
+                self._ends[part] = part.renew() + part.PROOF_TERM_S
             except LeaseLostError:
                 raise
             except LockError as error:
-                doubts[part] = error
-        first = min(self._expiring, key=lambda part: self._proven.get(part, 0.0))
-        if first in doubts:
-            raise doubts[first]
-        return self._proven[first] - self.PROOF_TERM_S
+                doubt = error
+        first_end = min(self._ends.get(part, 0.0) for part in self._expiring)
+        if doubt and first_end <= self._first_end:
+            raise doubt
+        self._first_end = first_end
+        return first_end - self.PROOF_TERM_S
 
     def close(self) -> None:
         _close(self._parts)

@@ -35,8 +35,9 @@ def of_refusal(refusal: Refusal) -> Holder | None:
     mode, pid = conflict
     if pid > 0:
         return _named(mode, pid)
-    local = _of_file(refusal.file.fd, refusal.byte)
-    return next((holder for holder in local if holder.mode == mode), _unseen(mode))
+    local = [lock for lock in _of_file(refusal.file.fd, refusal.byte) if lock.mode == mode]
+    # Ourselves last: a guest that shares is not in its own way when it wants more.
+    return min(local, key=lambda holder: holder.pid == os.getpid(), default=_unseen(mode))
 
 
 def of_resource(resource: Resource, config: Mapping[str, str]) -> list[Holder]:

@@ -11,12 +11,7 @@ import _stat
 import os
 import sys
 
-from lockplugins.contract import (
-    LeaseUnknownError,
-    ResourceError,
-    ResourceType,
-    UnsupportedError,
-)
+from lockplugins.contract import LeaseUnknownError, ResourceError, ResourceType, UnsupportedError
 from lockplugins.file.locks import reason
 
 TYPE_CHECKING = False

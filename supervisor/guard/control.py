@@ -25,7 +25,7 @@ MAX_UNREAD_BYTES = 256 << 10
 _READ_BYTES = 16 << 10
 _UCRED = "3i"
 _GREETING: dict[str, object] = {
-    "QMP": {"version": {"lock-supervisor": __version__}, "capabilities": []},
+    "QMP": {"version": {"lock-supervisor": __version__}, "capabilities": []}
 }
 
 

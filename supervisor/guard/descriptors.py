@@ -28,7 +28,8 @@ class Shelf:
     """Where our own descriptors go before the fork.
 
     `ending` lists those that the child closes: the standard ones that the
-    launcher had closed, /dev/null here, and what is for the guard alone; `limits` is the launcher's RLIMIT_NOFILE when it
+    launcher had closed, /dev/null here, and what is for the guard alone.
+    `limits` is the launcher's RLIMIT_NOFILE when it
     had to be raised. The child restores it.
     """
 

@@ -62,10 +62,7 @@ _FENCED = (State.FENCING, Action.FENCE)
 _DEAD = (State.RELEASING, Action.RELEASE)
 _ALWAYS = {Event.LOST: _FENCED, Event.FAULT: _FENCED, Event.DEAD: _DEAD}
 _BEFORE_GO = _ALWAYS | {Event.STOP: _FENCED}
-_AFTER_GO = _ALWAYS | {
-    Event.STOP: (State.STOPPING, Action.TIME_STOP),
-    Event.EXEC_FAILED: _FENCED,
-}
+_AFTER_GO = _ALWAYS | {Event.STOP: (State.STOPPING, Action.TIME_STOP), Event.EXEC_FAILED: _FENCED}
 
 TABLE: dict[tuple[str, str], tuple[str, str]] = (
     _row(

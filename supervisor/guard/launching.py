@@ -1,0 +1,152 @@
+"""Are all leases held, does the launcher agree, does the guest execute?
+
+The way from the waiting child to a running guest, on behalf of the
+Supervisor, whose state it only changes by telling it what happened.
+"""
+
+import errno
+import posix
+
+from lockplugins import registry
+from lockplugins.contract import Guest, LeaseHeldError
+from supervisor import exitcodes
+from supervisor.guard import announce, fork
+from supervisor.guard.child import LAUNCHED_PID
+from supervisor.guard.lifecycle import Event, State
+from supervisor.guard.loop import READABLE, now
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from lockplugins.contract import LockError
+    from supervisor.guard.supervise import Supervisor
+
+INQUIRY_S = 1.0
+
+
+class Launching:
+    """Acquires, shakes hands, listens for exec."""
+
+    def __init__(self, supervisor: "Supervisor") -> None:
+        self._supervisor = supervisor
+        self._prepared = supervisor.prepared
+
+    def start(self) -> None:
+        """Have the leases acquired, and listen to the child."""
+        supervisor, spec, loop = self._supervisor, self._supervisor.spec, self._supervisor.loop
+        supervisor.jobs.submit(self._acquire, self._acquired)
+        if spec.wait_s:
+            loop.at("wait", now() + spec.wait_s, self._waited)
+        report_fd = self._prepared.launch.report.fileno()
+        loop.watch(report_fd, READABLE, lambda _: self._hear_child(report_fd))
+        init_fd = self._prepared.child.report_fd()
+        if init_fd is not None:
+            loop.watch(init_fd, READABLE, lambda _: self._hear_init(init_fd))
+
+    def _acquire(self) -> None:
+        """Acquire and publish everything (jobs thread)."""
+        supervisor, spec, record = self._supervisor, self._supervisor.spec, self._supervisor.record
+        record.publish_acquiring()
+        plugin = registry.load(spec.plugin, spec.config, self._prepared.carrier, spec.classes)
+        supervisor.plugin = plugin
+        plugin.open(Guest(spec.uuid, spec.name, spec.id))
+        try:
+            wait_until = now() + spec.wait_s if spec.wait_s else None
+            supervisor.leases = plugin.acquire(spec.resources, wait_until)
+        except LeaseHeldError as error:
+            record.name_holder(error)
+            raise
+        if plugin.PROOF_TERM_S:
+            from supervisor.guard.deadline import Deadline  # only if leases expire
+
+            supervisor.deadline = Deadline(plugin, supervisor.loop, supervisor.lose)
+            supervisor.deadline.prove()
+        record.publish_acquired(supervisor.child.pid, supervisor.leases)
+
+    def _acquired(self, _result: object, error: BaseException | None) -> None:
+        self._supervisor.loop.cancel("wait")
+        if error is None:
+            self._supervisor.guard_leases()
+            self._supervisor.happen(Event.LEASED)
+        else:
+            self._supervisor.fail(error)
+
+    def _waited(self) -> None:
+        """Time is up for --wait: say who still holds what, while the job stays blocked."""
+        supervisor, spec = self._supervisor, self._supervisor.spec
+        reason = f"after {spec.wait_s:g} s still held elsewhere"
+
+        def found(error: "LockError | None", _failure: BaseException | None) -> None:
+            if supervisor.state == State.ACQUIRING:
+                supervisor.fail(error or LeaseHeldError("start", f"guest {spec.name}", reason))
+
+        supervisor.jobs.apart(
+            lambda: supervisor.record.find_holder(supervisor.plugin, reason), found
+        )
+        supervisor.loop.at("wait", now() + INQUIRY_S, lambda: found(None, None))
+
+    def offer(self) -> None:
+        """Let the launcher say go, if it wants to be asked."""
+        fd = self._supervisor.spec.handshake_fd
+        if fd is None:
+            self._supervisor.happen(Event.GO)
+        elif announce.tell(fd, "ACQUIRED\n"):
+            self._supervisor.loop.watch(fd, READABLE, lambda _: self._answered(fd))
+        else:
+            self._no_go()
+
+    def _answered(self, fd: int) -> None:
+        self._supervisor.loop.unwatch(fd)
+        try:
+            answer = posix.read(fd, 64)
+        except OSError:
+            answer = b""
+        if answer == b"GO\n":
+            self._supervisor.happen(Event.GO)
+        else:
+            self._no_go()
+
+    def _no_go(self) -> None:
+        name = self._supervisor.spec.name
+        text = f"cannot start guest {name}: the launcher did not say GO; leases released"
+        self._supervisor.end_with(exitcodes.FAILED, text, Event.NO_GO)
+
+    def _hear_child(self, fd: int) -> None:
+        """The child says hello, or why exec failed; end of file as exec closes its end."""
+        data = self._prepared.launch.report.recv(fork.REPORT_BYTES)
+        if data and data != fork.HELLO:
+            number, _, stage = data.decode().partition(" ")
+            self._exec_failed(int(number), stage)
+        elif not data:
+            self._supervisor.loop.unwatch(fd)
+            if not self._prepared.daemonizes:
+                self._supervisor.happen(Event.UP)
+
+    def _exec_failed(self, number: int, stage: str) -> None:
+        code = exitcodes.FAILED
+        if stage == fork.EXEC_STAGE:
+            missing = number == errno.ENOENT
+            code = exitcodes.NOT_FOUND if missing else exitcodes.NOT_EXECUTABLE
+        reason = posix.strerror(number)
+        text = f"cannot {stage} {self._prepared.command}: {reason}; leases released"
+        self._supervisor.end_with(code, text, Event.EXEC_FAILED)
+
+    def _hear_init(self, fd: int) -> None:
+        """The init of the namespace reaped somebody: the launched process, or a survivor."""
+        ended = self._prepared.child.read_init_report()
+        if ended is None:
+            self._supervisor.loop.unwatch(fd)
+        elif ended == (LAUNCHED_PID, 0) and self._prepared.daemonizes:
+            self._supervisor.jobs.submit(self._follow_survivor, self._followed)
+
+    def _follow_survivor(self) -> int | None:
+        """Publish who is the guest now that the launched process has exited (jobs thread)."""
+        pid = self._prepared.child.find_survivor()
+        if pid is not None:
+            self._supervisor.record.publish_acquired(pid, self._supervisor.leases)
+        return pid
+
+    def _followed(self, pid: int | None, error: BaseException | None) -> None:
+        if error is not None:
+            self._supervisor.fail(error)
+        elif pid is not None:
+            self._supervisor.happen(Event.UP)
