@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import select
 import signal
 import subprocess
-import sys
 import tempfile
 import uuid
 from dataclasses import dataclass, field
@@ -26,28 +24,13 @@ from supervisor.guard.spec import GuestSpec, render
 from tests.support import waiting
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
     from types import TracebackType
-    from typing import Self
+    from typing import Any, Self
 
 DEADLINE_S = 30.0
 IDLE = ("/bin/sleep", "1000000")
-
-_CONTENDER = """
-import fcntl, os, struct, sys, time
-fd = os.open(os.fsencode(sys.argv[1]), os.O_RDWR)
-lock = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0)
-os.write(1, b"spinning\\n")
-while True:
-    try:
-        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, lock)
-        break
-    except BlockingIOError:
-        pass
-os.write(1, b"%r\\n" % time.clock_gettime(time.CLOCK_BOOTTIME))
-os.read(0, 1)
-"""
 
 
 @dataclass(frozen=True)
@@ -70,6 +53,7 @@ class Guard:
     _stderr_fd: int = -1
     _ready_fd: int = -1
     _fds: list[int] = field(default_factory=list)
+    _guest_pidfds: list[int] = field(default_factory=list)
 
     @property
     def pid(self) -> int:
@@ -96,7 +80,7 @@ class Guard:
         assert line.startswith("READY child="), f"{line!r}; stderr: {self.stderr()}"
         self.child_pid = int(line.split()[1].removeprefix("child="))
         self.child_pidfd = os.pidfd_open(self.child_pid)
-        self._fds.append(self.child_pidfd)
+        self._guest_pidfds.append(self.child_pidfd)
         return self
 
     def refused(self, deadline_s: float = DEADLINE_S) -> Ended:
@@ -127,10 +111,18 @@ class Guard:
             waiting.gone(self.child_pidfd, DEADLINE_S)
 
     def reap(self) -> None:
-        """End what is left of it and close what this object owns."""
+        """End what is left of it, even a guest that got away; close what this object owns."""
         if self.process.poll() is None:
-            self.kill()
-        for fd in self._fds:
+            self._guest_pidfds += _pidfds_below(self.pid)
+            self.process.kill()
+        self.process.wait(DEADLINE_S)
+        for pidfd in self._guest_pidfds:
+            try:
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+            waiting.gone(pidfd, DEADLINE_S)
+        for fd in (*self._fds, *self._guest_pidfds):
             os.close(fd)
 
 
@@ -139,6 +131,7 @@ class Guards:
 
     def __init__(self, tmp_path: Path) -> None:
         self.runtime_dir = str(tmp_path / "run")
+        self.defaults: dict[str, object] = {}
         self.started: list[Guard] = []
 
     def __enter__(self) -> Self:
@@ -156,14 +149,14 @@ class Guards:
     def spec(self, *disks: str | os.PathLike[str] | tuple[str, str], **fields: object) -> GuestSpec:
         """Return a spec with a uuid of its own; a disk is a path (exclusive) or (mode, path).
 
-        `fields` are attributes of GuestSpec.
+        `fields` are attributes of GuestSpec, on top of `defaults`.
         """
         spec = GuestSpec("guest", str(uuid.uuid4()), self.runtime_dir)
         spec.import_dirs = [_import_dir("prctl")]
         for disk in disks:
             mode, path = disk if isinstance(disk, tuple) else (Mode.EXCLUSIVE, os.fspath(disk))
             spec.resources.append(Resource(path, mode))
-        for name, value in fields.items():
+        for name, value in (self.defaults | fields).items():
             assert hasattr(spec, name), f"GuestSpec has no {name}"
             setattr(spec, name, value)
         return spec
@@ -174,19 +167,19 @@ class Guards:
         command: Sequence[str] = IDLE,
         *,
         pass_fds: Sequence[int] = (),
-        env: Mapping[str, str] | None = None,
         prefix: Sequence[str] = (),
+        **popen: Any,
     ) -> Guard:
-        """Start the guard of `spec` for `command` and do not wait; `prefix` may be strace."""
+        """Start the guard of `spec` for `command` and do not wait; `prefix` may be strace.
+
+        `popen` are subprocess.Popen's; standard output and error go to `stderr()`.
+        """
         ready_fd, spec.ready_fd = os.pipe()
         with tempfile.TemporaryFile() as stderr:
+            given: dict[str, Any]
+            given = {"stdin": subprocess.DEVNULL, "stdout": stderr, "stderr": stderr} | popen
             process = subprocess.Popen(
-                [*prefix, *render(spec), *command],
-                stdin=subprocess.DEVNULL,
-                stdout=stderr,
-                stderr=stderr,
-                pass_fds=(*pass_fds, spec.ready_fd),
-                env=env,
+                [*prefix, *render(spec), *command], pass_fds=(*pass_fds, spec.ready_fd), **given
             )
             os.close(spec.ready_fd)
             stderr_fd = os.dup(stderr.fileno())
@@ -222,44 +215,27 @@ def guards(tmp_path: Path) -> Iterator[Guards]:
         yield started
 
 
-class Contender:
-    """A process that spins on an exclusive lock of byte 0 and says when it got it."""
+def descendants(pid: int) -> list[int]:
+    """Return the processes below `pid`, of any of its threads, parents first."""
+    found: list[int] = []
+    try:
+        for task in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{task}/children", encoding="ascii") as file:
+                for child in map(int, file.read().split()):
+                    found += [child, *descendants(child)]
+    except (FileNotFoundError, ProcessLookupError):
+        pass
+    return found
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", _CONTENDER, path],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            bufsize=0,  # or a poll of the pipe would not see what has been read ahead
-        )
-        self.pid = self._process.pid
-        assert self._read_line() == "spinning"
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        _kind: type[BaseException] | None,
-        _error: BaseException | None,
-        _trace: TracebackType | None,
-    ) -> None:
-        self._process.kill()
-        self._process.communicate(timeout=DEADLINE_S)
-
-    def has_won(self) -> bool:
-        """Say whether it has the lock by now, without waiting."""
-        assert self._process.stdout is not None
-        return bool(select.select([self._process.stdout], [], [], 0)[0])
-
-    def won(self, deadline_s: float = DEADLINE_S) -> float:
-        """Wait until it has the lock; returns the instant of CLOCK_BOOTTIME, in seconds."""
-        return float(self._read_line(deadline_s))
-
-    def _read_line(self, deadline_s: float = DEADLINE_S) -> str:
-        assert self._process.stdout is not None
-        waiting.readable(self._process.stdout.fileno(), deadline_s, "the contender speaks")
-        return self._process.stdout.readline().decode().strip()
+def _pidfds_below(pid: int) -> list[int]:
+    pidfds = []
+    for below in descendants(pid):
+        try:
+            pidfds.append(os.pidfd_open(below))
+        except ProcessLookupError:
+            continue
+    return pidfds
 
 
 def _import_dir(module: str) -> str:
