@@ -84,6 +84,18 @@ def is_free(path: str | os.PathLike[str], kind: int = WRITE, byte: int = 0) -> b
     return True
 
 
+def until_waited_for(path: str | os.PathLike[str]) -> None:
+    """Return when the kernel's list has somebody waiting for a lock on the file."""
+    ending = f":{os.stat(path).st_ino}"
+
+    def waiter() -> bool:
+        with open("/proc/locks", encoding="ascii") as locks:
+            lines = [line.split() for line in locks]
+        return any(words[1] == "->" and words[6].endswith(ending) for words in lines)
+
+    waiting.until(waiter, DEADLINE_S, f"somebody waits for {path}")
+
+
 class CopyingCarrier:
     """A carrier whose copies stay open for ever, as if rotation never came to them.
 
