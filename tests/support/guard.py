@@ -176,10 +176,9 @@ class Guards:
         """
         ready_fd, spec.ready_fd = os.pipe()
         with tempfile.TemporaryFile() as stderr:
-            given: dict[str, Any]
-            given = {"stdin": subprocess.DEVNULL, "stdout": stderr, "stderr": stderr} | popen
-            process = subprocess.Popen(
-                [*prefix, *render(spec), *command], pass_fds=(*pass_fds, spec.ready_fd), **given
+            popen = {"stdin": subprocess.DEVNULL, "stdout": stderr, "stderr": stderr, **popen}
+            process: subprocess.Popen[bytes] = subprocess.Popen(
+                [*prefix, *render(spec), *command], pass_fds=(*pass_fds, spec.ready_fd), **popen
             )
             os.close(spec.ready_fd)
             stderr_fd = os.dup(stderr.fileno())
