@@ -194,8 +194,9 @@ class _Machine:
     def _add_drive(self, option: Option, given: dict[str, str]) -> None:
         # With snapshot=on everything written goes to a temporary file over the image.
         snapshot = given.get("snapshot", "on" if self._snapshot else "off")
-        if given.get("media") == "cdrom" or is_on(snapshot):
-            given["read-only"] = "on"
+        read_only = is_on(given.get("read-only")) or given.get("media") == "cdrom"
+        # Said either way, since it goes before what a json: file name says.
+        given["read-only"] = "on" if read_only or is_on(snapshot) else "off"
         filename = given.pop("file", "") or None
         if filename is None and "driver" not in given and not below(given, "file"):
             return  # a drive without a medium

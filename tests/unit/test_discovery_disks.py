@@ -125,6 +125,8 @@ a.img
 -hda 'json:{"driver":"raw","file.filename":"a.img"}'
     exclusive a.img
 -hda 'json:{"driver":"raw","read-only":true,"file.filename":"a.img"}'
+    exclusive a.img
+-drive 'readonly=on,file=json:{"driver":"raw",,"read-only":false,,"file.filename":"a.img"}'
     shared a.img
 -drive driver=copy-on-read,file=a.img
     exclusive a.img
