@@ -16,7 +16,7 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-pytest_plugins = ["tests.support.guard"]
+pytest_plugins = ["tests.support.guard", "tests.support.measured"]
 
 _TOOLS = ("qemu-system-x86_64", "sanlock", "etcd")
 

@@ -1,0 +1,62 @@
+"""Where do measured figures go? To the end of the run's report and, under --long, to docs/measured.
+
+Knows how to summarise durations; not what was measured.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.sources import CHECKOUT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+_FIGURES = pytest.StashKey[dict[str, list[str]]]()
+
+
+def percentile(values: Sequence[float], percent: float) -> float:
+    """Return the smallest value that at least `percent` of all do not exceed."""
+    ordered = sorted(values)
+    rank = -(-len(ordered) * percent // 100)  # rounded up
+    return ordered[max(0, int(rank) - 1)]
+
+
+def milliseconds(values: Sequence[float]) -> str:
+    """Summarise durations in seconds: how many, p50, p99, the longest."""
+    p50, p99, longest = (percentile(values, p) * 1000 for p in (50, 99, 100))
+    return f"{len(values)} rounds, p50 {p50:.1f} ms, p99 {p99:.1f} ms, longest {longest:.1f} ms"
+
+
+@pytest.fixture(scope="session")
+def measured(pytestconfig: pytest.Config) -> Callable[[str, str], None]:
+    """Keep a line under a page's name: `measured("takeover", "pdeathsig: …")`."""
+    figures = pytestconfig.stash.setdefault(_FIGURES, {})
+
+    def keep(page: str, line: str) -> None:
+        figures.setdefault(page, []).append(line)
+
+    return keep
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    config = terminalreporter.config
+    for page, lines in config.stash.get(_FIGURES, {}).items():
+        terminalreporter.section(f"measured: {page}")
+        for line in lines:
+            terminalreporter.line(line)
+        if config.getoption("--long"):
+            _write(page, lines)
+
+
+def _write(page: str, lines: Sequence[str]) -> None:
+    directory = os.path.join(CHECKOUT, "docs", "measured")
+    os.makedirs(directory, exist_ok=True)
+    machine = f"{platform.system()} {platform.release()}, {os.cpu_count()} CPUs"
+    with open(os.path.join(directory, f"{page}.md"), "w", encoding="utf-8") as file:
+        file.write(f"# Measured: {page}\n\n{machine}, Python {platform.python_version()}.\n\n")
+        file.writelines(f"* {line}\n" for line in lines)
