@@ -22,7 +22,7 @@ from supervisor import exitcodes
 from supervisor.guard.images import OpenImages
 from supervisor.guard.lifecycle import PUBLIC_STATE, State
 from supervisor.guard.loop import now
-from supervisor.guard.monitor import Monitor
+from supervisor.qmp.monitor import Monitor
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import posix
 from _stat import S_ISREG
 
 from lockplugins.contract import ConfigError, fsdecode, shown
-from supervisor.guard.spec import Containment, is_qemu
+from supervisor.spec import Containment, is_qemu
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

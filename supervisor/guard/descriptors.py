@@ -27,14 +27,14 @@ _NO_QUOTES = {ord(c): None for c in "\"'{}[] "}
 class Shelf:
     """Where our own descriptors go before the fork.
 
-    `ending` lists those that the child closes: the standard ones that the
+    `ending` are those that the child closes: the standard ones that the
     launcher had closed, /dev/null here, and what is for the guard alone.
-    `limits` is the launcher's RLIMIT_NOFILE when it
-    had to be raised. The child restores it.
+    `limits` is the launcher's RLIMIT_NOFILE when it had to be raised. The
+    child restores it.
     """
 
     def __init__(self, argv: "Sequence[str]") -> None:
-        self.ending = [fd for fd in _STANDARD if not _is_open(fd)]
+        self.ending = {fd for fd in _STANDARD if not _is_open(fd)}
         for fd in self.ending:
             null = posix.open("/dev/null", posix.O_RDWR | posix.O_CLOEXEC)
             if null != fd:
@@ -52,6 +52,14 @@ class Shelf:
                     f"RLIMIT_NOFILE is {self.limits[1]}",
                     f"allow {FIRST_OWN + _ROOM} at least",
                 )
+
+    def withhold(self, *fds: int | None) -> None:
+        """Keep descriptors of the launcher's from the guest; raises ConfigError if not open."""
+        given = {fd for fd in fds if fd is not None}
+        for fd in given:
+            if fd in self.ending or not _is_open(fd):
+                raise _not_open("the guard", fd)
+        self.ending |= given
 
     def lift(self, fd: int) -> int:
         """Move `fd` to a number that neither the launcher nor argv uses, close-on-exec."""
@@ -90,12 +98,7 @@ def check_named(argv: "Sequence[str]") -> None:
         if "fd" in argument:
             for fd in _named(argument):
                 if not _is_open(fd):
-                    raise ConfigError(
-                        "start",
-                        f"the guest with {argument}",
-                        f"descriptor {fd} is not open",
-                        "have the launcher pass it on",
-                    )
+                    raise _not_open(f"the guest with {argument}", fd)
 
 
 def _named(argument: str) -> "Iterator[int]":
@@ -109,6 +112,12 @@ def _named(argument: str) -> "Iterator[int]":
                 key, value = "fd", (value or word)[len(directory) :]
         if key.replace("_", "").replace("-", "").isalpha() and key.endswith(("fd", "fds")):
             yield from (int(n) for n in value.split(":") if n.isascii() and n.isdigit())
+
+
+def _not_open(what: str, fd: int) -> ConfigError:
+    return ConfigError(
+        "start", what, f"descriptor {fd} is not open", "have the launcher pass it on"
+    )
 
 
 def _is_open(fd: int) -> bool:

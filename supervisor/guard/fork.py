@@ -18,7 +18,7 @@ from lockplugins.contract import LockError
 from supervisor import exitcodes
 from supervisor.guard import descriptors, signals
 from supervisor.guard.child import Child
-from supervisor.guard.spec import Containment
+from supervisor.spec import Containment
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

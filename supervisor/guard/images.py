@@ -15,7 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from supervisor.guard.monitor import Monitor
+    from supervisor.qmp.monitor import Monitor
     from supervisor.guard.supervise import Supervisor
 
     Surveyed = Callable[[list[str], str], None]

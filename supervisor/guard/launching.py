@@ -4,6 +4,7 @@ The way from the waiting child to a running guest, on behalf of the
 Supervisor, whose state it only changes by telling it what happened.
 """
 
+import _socket
 import errno
 import posix
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from supervisor.guard.supervise import Supervisor
 
 INQUIRY_S = 1.0
+_GO = b"GO\n"
 
 
 class Launching:
@@ -29,6 +31,7 @@ class Launching:
     def __init__(self, supervisor: "Supervisor") -> None:
         self._supervisor = supervisor
         self._prepared = supervisor.prepared
+        self._answer = b""
 
     def start(self) -> None:
         """Have the leases acquired, and listen to the child."""
@@ -95,12 +98,15 @@ class Launching:
             self._no_go()
 
     def _answered(self, fd: int) -> None:
-        self._supervisor.loop.unwatch(fd)
         try:
-            answer = posix.read(fd, 64)
+            data = posix.read(fd, 64)
         except OSError:
-            answer = b""
-        if answer == b"GO\n":
+            data = b""
+        self._answer += data
+        if data and self._answer != _GO and _GO.startswith(self._answer):
+            return  # the rest will come
+        self._supervisor.loop.unwatch(fd)
+        if self._answer == _GO:
             self._supervisor.happen(Event.GO)
         else:
             self._no_go()
@@ -112,14 +118,18 @@ class Launching:
 
     def _hear_child(self, fd: int) -> None:
         """The child says hello, or why exec failed; end of file as exec closes its end."""
-        data = self._prepared.launch.report.recv(fork.REPORT_BYTES)
-        if data and data != fork.HELLO:
-            number, _, stage = data.decode().partition(" ")
-            self._exec_failed(int(number), stage)
-        elif not data:
-            self._supervisor.loop.unwatch(fd)
-            if not self._prepared.daemonizes:
-                self._supervisor.happen(Event.UP)
+        report = self._prepared.launch.report
+        try:
+            # All of it: the child's death may be next in this round of the loop.
+            while data := report.recv(fork.REPORT_BYTES, _socket.MSG_DONTWAIT):
+                if data != fork.HELLO:
+                    number, _, stage = data.decode().partition(" ")
+                    self._exec_failed(int(number), stage)
+        except BlockingIOError:
+            return
+        self._supervisor.loop.unwatch(fd)
+        if not self._prepared.daemonizes:
+            self._supervisor.happen(Event.UP)
 
     def _exec_failed(self, number: int, stage: str) -> None:
         code = exitcodes.FAILED

@@ -23,7 +23,7 @@ class Event:
     """What can happen to a guest or its supervisor."""
 
     LEASED = "leased"  # all leases held and published
-    REFUSED = "refused"  # not all leases to be had
+    REFUSED = "refused"  # not all leases to be had, or not to be published
     GO = "go"  # the launcher agrees
     NO_GO = "no-go"  # the launcher does not, or is gone
     UP = "up"  # the guest executes
@@ -60,15 +60,13 @@ def _row(state: str, moves: dict[str, tuple[str, str]]) -> dict[tuple[str, str],
 
 _FENCED = (State.FENCING, Action.FENCE)
 _DEAD = (State.RELEASING, Action.RELEASE)
-_ALWAYS = {Event.LOST: _FENCED, Event.FAULT: _FENCED, Event.DEAD: _DEAD}
+_FATAL = (Event.REFUSED, Event.EXEC_FAILED, Event.LOST, Event.FAULT)
+_ALWAYS = dict.fromkeys(_FATAL, _FENCED) | {Event.DEAD: _DEAD}
 _BEFORE_GO = _ALWAYS | {Event.STOP: _FENCED}
-_AFTER_GO = _ALWAYS | {Event.STOP: (State.STOPPING, Action.TIME_STOP), Event.EXEC_FAILED: _FENCED}
+_AFTER_GO = _ALWAYS | {Event.STOP: (State.STOPPING, Action.TIME_STOP)}
 
 TABLE: dict[tuple[str, str], tuple[str, str]] = (
-    _row(
-        State.ACQUIRING,
-        _BEFORE_GO | {Event.LEASED: (State.ACQUIRED, Action.OFFER), Event.REFUSED: _FENCED},
-    )
+    _row(State.ACQUIRING, _BEFORE_GO | {Event.LEASED: (State.ACQUIRED, Action.OFFER)})
     | _row(
         State.ACQUIRED,
         _BEFORE_GO | {Event.GO: (State.LAUNCHING, Action.LAUNCH), Event.NO_GO: _FENCED},

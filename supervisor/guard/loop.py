@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 READABLE = select.POLLIN
 WRITABLE = select.POLLOUT
+_LONGEST_MS = 1 << 30  # 12 days; poll(2) takes an int, and a timer may be further away
 
 
 def now() -> float:
@@ -76,7 +77,8 @@ class Loop:
         if not self._timers:
             return None
         first = min(instant for instant, _ in self._timers.values())
-        return max(0.0, (first - now()) * 1000 + 1) if first < float("inf") else None
+        left_ms = (first - now()) * 1000 + 1
+        return max(0.0, left_ms) if left_ms < _LONGEST_MS else _LONGEST_MS
 
     def _run_due(self) -> None:
         if not self._timers:

@@ -5,8 +5,8 @@ import posix
 import sys
 
 from lockplugins.contract import LockError
-from supervisor import exitcodes
-from supervisor.guard import announce, spec
+from supervisor import exitcodes, spec
+from supervisor.guard import announce
 from supervisor.guard.signals import Signals
 
 TYPE_CHECKING = False

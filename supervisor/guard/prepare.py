@@ -11,14 +11,14 @@ from _prctl import PR_SET_NAME, prctl
 from supervisor.guard import containment, descriptors, fork
 from supervisor.guard.carrier import Carrier
 from supervisor.guard.record import Record
-from supervisor.guard.spec import Containment, is_qemu
+from supervisor.spec import Containment, is_qemu
 from supervisor.rundir import GuardDir
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from supervisor.guard.child import Child
     from supervisor.guard.signals import Signals
-    from supervisor.guard.spec import GuestSpec
+    from supervisor.spec import GuestSpec
 
 _MONITOR = "lock-supervisor"
 
@@ -33,6 +33,7 @@ class Prepared:
         """Claim and fork; raises LockError with nothing left behind."""
         argv = list(command)
         shelf = descriptors.Shelf(argv)
+        shelf.withhold(spec.ready_fd, spec.handshake_fd)
         qemu = is_qemu(argv[0])
         if qemu:
             descriptors.check_named(argv)
@@ -50,9 +51,8 @@ class Prepared:
             self.record = Record(spec, self.dir, mode, self.carrier.inode())
             if mode == Containment.PIDNS:
                 argv = self.record.take_pidfile(argv)
-            shelf.ending += [fd for fd in (spec.ready_fd, spec.handshake_fd) if fd is not None]
             self.launch = fork.Launch(argv, path, shelf, launcher_signals, inherit)
-            prctl(PR_SET_NAME, f"lock:{spec.name}")
+            prctl(PR_SET_NAME, f"lock:{spec.name}".encode("utf-8", "replace").decode())
             self.child: Child = fork.fork(mode, self.launch, spec.name)
         except BaseException:
             self.dir.remove()

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from lockplugins.contract import Lease, Plugin
-    from supervisor.guard.spec import GuestSpec
+    from supervisor.spec import GuestSpec
 
 _BACKLOG = 128
 _PIDFILE = ("-pidfile", "--pidfile")

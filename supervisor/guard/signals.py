@@ -7,6 +7,7 @@ what a signal means for the guest.
 """
 
 import _thread
+import posix
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,7 +25,8 @@ SIGKILL = _signal.SIGKILL
 SIGTERM = _signal.SIGTERM
 
 _SI_KERNEL = 0x80  # sigaction(2): sent by the kernel, here the terminal's line discipline
-# What Python's start-up ignores (Python/pylifecycle.c), whatever the launcher had.
+# What Python's start-up ignores (Python/pylifecycle.c), whatever the launcher had. It handles
+# SIGINT, unless that was ignored.
 _IGNORED_BY_PYTHON = (_signal.SIGPIPE, _signal.SIGXFSZ)
 
 
@@ -35,21 +37,29 @@ class Signals:
         taken = {s for s in FORWARDED if _signal.getsignal(s) != _signal.SIG_IGN}
         self.launcher_mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, taken)
         self._taken = taken
+        # Ignored, it would have the kernel reap our children: no exit status (waitpid(2)).
+        self._launcher_child = _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
 
     def start(self, heard: "Callable[[int, bool], None]") -> None:
-        """Call `heard(signal, from_terminal)`, on a thread of our own, for each signal."""
+        """Call `heard(signal, by_group)`, on a thread of our own, for each signal.
+
+        `by_group`: the kernel sent it to our whole process group.
+        """
         _thread.start_new_thread(self._listen, (heard,))
 
     def restore(self) -> None:
         """Give the calling process, about to exec the guest, what the launcher had."""
-        for number in _IGNORED_BY_PYTHON:
+        for number in (*_IGNORED_BY_PYTHON, *self._taken):
             _signal.signal(number, _signal.SIG_DFL)
+        _signal.signal(_signal.SIGCHLD, self._launcher_child)
         _signal.pthread_sigmask(_signal.SIG_SETMASK, self.launcher_mask)
 
     def _listen(self, heard: "Callable[[int, bool], None]") -> None:
         while True:
             info = _signal.sigwaitinfo(self._taken)
-            heard(info.si_signo, info.si_code == _SI_KERNEL)
+            # A terminal's hangup is told to the session's leader alone.
+            alone = info.si_signo == _signal.SIGHUP and posix.getsid(0) == posix.getpid()
+            heard(info.si_signo, info.si_code == _SI_KERNEL and not alone)
 
 
 def block_all() -> None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from supervisor.guard.deadline import Deadline
     from supervisor.guard.prepare import Prepared
     from supervisor.guard.signals import Signals
-    from supervisor.guard.spec import GuestSpec
+    from supervisor.spec import GuestSpec
 
 UNKILLABLE_S = 30.0
 RELEASE_BOUND_S = 10.0
@@ -158,7 +158,7 @@ class Supervisor:
         self.loop.unwatch(self.record.control_fd)
 
         def load() -> type:
-            from supervisor.guard.control import Control  # after go (D2)
+            from supervisor.qmp.server import Control  # after go (D2)
 
             return Control
 
@@ -233,8 +233,12 @@ class Supervisor:
 
     def _conclude(self) -> int:
         """Say what has to be said, now that the guest is dead; returns the exit code."""
+        status = self.child.status
+        if self.outcome is None and not self._announced:
+            text = f"cannot start guest {self.spec.name}: it ended with {status} before it was up"
+            self.outcome = (status, text)
         if self.outcome is None:
-            return self.child.status
+            return status
         code, text = self.outcome
         if code == exitcodes.LEASE_LOST:
             took = now() - self._fenced_at
