@@ -99,8 +99,6 @@ def read_header(path: str, image_format: str | None, base: int = 0) -> Header | 
     Without `image_format` the format is probed as QEMU does. With it, the
     image's bytes do not choose it: a guest can write any header into a raw disk.
     """
-    if image_format is not None and image_format not in NAMING:
-        return Header(image_format)
     fd = _open(path)
     if fd is None:
         return None

@@ -190,10 +190,13 @@ def test_images_that_refer_to_each_other_are_an_error(tmp_path: Path) -> None:
 
 
 def test_images_that_multiply_are_an_error(tmp_path: Path) -> None:
-    twice = 'json:{"driver":"quorum","children":[{"file.filename":"a"},{"file.filename":"a"}]}'
-    write(tmp_path, a=headers.qcow2(twice.encode()))
+    for level in range(15):
+        child = f'{{"file.filename":"{level + 1}"}}'
+        twice = f'json:{{"driver":"quorum","children":[{child},{child}]}}'
+        (tmp_path / str(level)).write_bytes(headers.qcow2(twice.encode()))
     with pytest.raises(DiscoveryError, match="refer to each other without end"):
-        modes(tmp_path, "-hda", "a")
+        modes(tmp_path, "-hda", "0")
+    assert len(modes(tmp_path, "-hda", "10")) == 6
 
 
 @pytest.mark.parametrize("backing", [b"nbd://host/x", b"rbd:pool/x", b'json:{"driver":"nbd"}'])
