@@ -179,22 +179,23 @@ def connect(path: str, timeout_s: float = ANSWER_S) -> Client:
         raise
 
 
-def get_child(path: str, *, pidfd: bool = False) -> Child:
+def get_child(path: str, *, pidfd: bool = False, answer_s: float = ANSWER_S) -> Child:
     """Return the child of the guard of `path` (GetChild), asking the guard first.
 
-    When it does not answer within ANSWER_S, the files are believed as far as
+    When it does not answer in time, the files are believed as far as
     `recorded_child` believes them. Raises the guard's error, or NoAnswerError.
     """
     try:
-        with connect(path) as client:
-            answer = client.execute("query-child", {"pidfd": pidfd})
+        with connect(path, answer_s) as client:
+            answer = client.execute("query-child", {"pidfd": pidfd}, answer_s)
             if not isinstance(answer, dict):
                 raise _no_answer(os.path.basename(path), "it named no child")
-            return Child(int(answer["pid"]), int(answer["start_time"]), client.take_fd())
+            child = Child(int(answer["pid"]), int(answer["start_time"]), client.take_fd())
     except NoAnswerError:
-        child = recorded_child(path)
-        if child is None:
+        recorded = recorded_child(path)
+        if recorded is None:
             raise
+        child = recorded
     if not pidfd and child.pidfd is not None:
         os.close(child.pidfd)
         child.pidfd = None

@@ -47,8 +47,8 @@ class Witnesses:
         if self.guard is None and is_guarded(guest.path):
             reason = "guest.json does not name its supervisor"
             raise UnkillableError("watch", f"guest {guest.words()}", reason, "try again")
-        self._add(self.guard, "supervisor")
-        self._add(open_process(guest.record, "child"), "guest")
+        self._add(self.guard, "its supervisor")
+        self._add(open_process(guest.record, "child"), "its process")
         this_boot = guest.record.get("boot_id") == rundir.boot_id()
         self._inode = guest.record.get("carrier_inode") if this_boot else None
         self._add_carriers()
@@ -90,7 +90,7 @@ class Witnesses:
             raise UnkillableError(
                 "prove",
                 f"guest {self.guest.words()} gone",
-                f"its {self._fds[fd]} process is still there, perhaps in uninterruptible sleep",
+                f"{self._fds[fd]} is still there, perhaps unkillable (uninterruptible sleep)",
                 "nothing was released",
             )
         os.close(fd)
@@ -105,7 +105,9 @@ class Witnesses:
     def _add_carriers(self) -> None:
         if self._inode is not None:
             for pid in carriers(self._inode):
-                self._add(_open_carrier(pid, self._inode), f"(pid {pid}, which carries its leases)")
+                self._add(
+                    _open_carrier(pid, self._inode), f"process {pid}, which carries its leases,"
+                )
 
 
 def carriers(inode: object) -> list[int]:
