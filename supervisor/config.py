@@ -137,7 +137,7 @@ def third_party(names: Sequence[str]) -> dict[str, tuple[str, str]]:
 
 def on_lockfailure(where: str, key: str, value: object) -> str:
     """Return the checked value; libvirt's word poweroff is kill."""
-    from supervisor.guard.spec import OnLockFailure
+    from supervisor.spec import OnLockFailure
 
     allowed = (*OnLockFailure.ALL, _POWEROFF)
     if value == _PAUSE:
@@ -152,7 +152,7 @@ def wrong(where: str, what: str, reason: str, allowed: str) -> ConfigError:
 
 
 def _containment(path: str, key: str, value: object) -> str:
-    from supervisor.guard.spec import Containment
+    from supervisor.spec import Containment
 
     return _one_of(path, key, value, Containment.ALL)
 

@@ -18,7 +18,7 @@ from supervisor.cli.options import located, seconds
 from supervisor.cli.render import as_bytes
 from supervisor.cli.specify import build
 from supervisor.discovery import disks
-from supervisor.guard.spec import Containment, render
+from supervisor.spec import Containment, render
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from lockplugins.contract import Capability, ConfigError, LockError, Mode, Resou
 from supervisor import config
 from supervisor.cli.options import working_directory
 from supervisor.discovery import disks
-from supervisor.guard.spec import NAME_BYTES, GuestSpec, check_name, check_uuid, parse_lease
+from supervisor.spec import NAME_BYTES, GuestSpec, check_name, check_uuid, parse_lease
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

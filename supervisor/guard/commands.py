@@ -27,18 +27,10 @@ from supervisor.qmp.monitor import Monitor
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Protocol
 
     from lockplugins.contract import Lease
     from supervisor.guard.supervise import Supervisor
-
-    class Done(Protocol):
-        """Answers one command: a result, or an error; descriptors travel with the result."""
-
-        def __call__(
-            self, result: object, error: LockError | None = None, fds: tuple[int, ...] = ()
-        ) -> None: ...
-
+    from supervisor.qmp.server import Done
 
 POWER_BUTTON_S = 2.0
 _RUNS = (State.LAUNCHING, State.RUNNING, State.STOPPING)

@@ -15,8 +15,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from supervisor.qmp.monitor import Monitor
     from supervisor.guard.supervise import Supervisor
+    from supervisor.qmp.monitor import Monitor
 
     Surveyed = Callable[[list[str], str], None]
 

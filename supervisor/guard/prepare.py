@@ -11,8 +11,8 @@ from _prctl import PR_SET_NAME, prctl
 from supervisor.guard import containment, descriptors, fork
 from supervisor.guard.carrier import Carrier
 from supervisor.guard.record import Record
-from supervisor.spec import Containment, is_qemu
 from supervisor.rundir import GuardDir
+from supervisor.spec import Containment, is_qemu
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -22,9 +22,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from lockplugins.contract import Lease, Plugin
+    from supervisor.guard.commands import Commands
     from supervisor.guard.deadline import Deadline
     from supervisor.guard.prepare import Prepared
     from supervisor.guard.signals import Signals
+    from supervisor.qmp.server import Server
     from supervisor.spec import GuestSpec
 
 UNKILLABLE_S = 30.0
@@ -157,16 +159,20 @@ class Supervisor:
         """Load the control pipe's server, off this thread, when somebody first wants it."""
         self.loop.unwatch(self.record.control_fd)
 
-        def load() -> type:
-            from supervisor.qmp.server import Control  # after go (D2)
+        def load() -> "tuple[type[Commands], type[Server]]":
+            from supervisor.guard.commands import Commands  # after go (D2)
+            from supervisor.qmp.server import Server
 
-            return Control
+            return Commands, Server
 
-        def loaded(control: type | None, error: BaseException | None) -> None:
-            if error is not None or control is None:
-                announce.say(self._fault(error))
-            else:
-                control(self)
+        def loaded(
+            types: "tuple[type[Commands], type[Server]]", error: BaseException | None
+        ) -> None:
+            if error is not None:
+                raise error
+            commands, server = types
+            run = commands(self).run
+            self.on_event = server(self.record.control_fd, self.loop, run).broadcast
 
         self.jobs.submit(load, loaded)
 

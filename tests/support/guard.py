@@ -20,7 +20,7 @@ import pytest
 
 from lockplugins.contract import Mode, Resource
 from supervisor import client
-from supervisor.guard.spec import GuestSpec, render
+from supervisor.spec import GuestSpec, render
 from tests.support import waiting
 
 if TYPE_CHECKING:

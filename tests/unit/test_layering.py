@@ -16,7 +16,8 @@ from tests.support.sources import Import, Source, is_typing_block, sources
 CONTRACT = "lockplugins.contract"
 EXITCODES = "supervisor.exitcodes"
 REGISTRY = "lockplugins.registry"
-SPEC = "supervisor.guard.spec"
+SPEC = "supervisor.spec"
+QMP = "supervisor.qmp"
 
 # Who may import whom. A part is a module, or a package with all below it; the longest name counts.
 # Everyone may import itself and the contract; all of supervisor the exit codes and `supervisor`.
@@ -34,7 +35,8 @@ ARROWS: dict[str, set[str]] = {
         REGISTRY,
     },
     "supervisor.discovery": set(),
-    "supervisor.guard": {SPEC, "supervisor.rundir", REGISTRY},
+    "supervisor.guard": {SPEC, QMP, "supervisor.rundir", REGISTRY},
+    QMP: {"supervisor.rundir"},
     SPEC: set(),
     "supervisor.rundir": set(),
     "supervisor.client": {"supervisor.rundir"},
@@ -161,8 +163,8 @@ def test_a_package_holds_only_its_docstring_and_public_names(product: list[Sourc
         ("supervisor.guard.loop", "supervisor.discovery.images"),
         ("supervisor.guard.loop", "supervisor.manager"),
         ("lockplugins.sanlock.plugin", "lockplugins.file.names"),
-        ("supervisor.rundir", "supervisor.guard.spec"),
-        ("supervisor.client", "supervisor.guard.wire"),
+        ("supervisor.rundir", "supervisor.spec"),
+        ("supervisor.client", "supervisor.qmp.wire"),
     ],
 )
 def test_the_table_refuses_what_the_design_forbids(importer: str, imported: str) -> None:

@@ -1,0 +1,115 @@
+"""How do messages look on the control pipe and on QEMU's monitor? QMP's wire format.
+
+JSON objects one after another, white space between them optional
+(docs/interop/qmp-spec of QEMU). It must not know what a message asks for.
+"""
+
+import json
+import select
+
+from supervisor.rundir import as_json
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Protocol
+
+    class Poller(Protocol):
+        """What the server and the monitor need of an event loop (guard/loop.py)."""
+
+        def watch(self, fd: int, events: int, callback: Callable[[int], None]) -> None: ...
+        def unwatch(self, fd: int) -> None: ...
+        def at(self, name: str, instant: float, callback: Callable[[], None]) -> None: ...
+        def cancel(self, name: str) -> None: ...
+
+
+READABLE = select.POLLIN
+WRITABLE = select.POLLOUT
+MAX_MESSAGE_BYTES = 64 << 10
+MAX_REPLY_BYTES = 16 << 20
+
+_QUOTE, _BACKSLASH = b'"\\'
+_SPACE = b" \t\r\n"
+
+
+class WireError(Exception):
+    """What arrived is no JSON object; `fatal` when the rest cannot be told apart either."""
+
+    def __init__(self, reason: str, *, fatal: bool = False) -> None:
+        super().__init__(reason)
+        self.fatal = fatal
+
+
+class Framer:
+    """Cuts a byte stream into JSON objects; one a peer."""
+
+    def __init__(self, limit: int = MAX_MESSAGE_BYTES) -> None:
+        self._limit = limit
+        self._buffer = bytearray()
+        self._seen = 0
+        self._depth = 0
+        self._in_string = False
+        self._escaped = False
+
+    def feed(self, data: bytes) -> None:
+        """Add what was received."""
+        self._buffer += data
+
+    def next(self) -> dict[str, object] | None:
+        """Return the next object, None when it is not all there; raises WireError."""
+        if self._seen == 0:
+            self._buffer = self._buffer.lstrip(_SPACE)
+            if self._buffer and self._buffer[0] != ord("{"):
+                self._skip_line()
+                raise WireError("not a JSON object")
+        end = self._find_end()
+        if end is None:
+            if len(self._buffer) > self._limit:
+                raise WireError(f"longer than {self._limit} bytes", fatal=True)
+            return None
+        text = bytes(self._buffer[:end])
+        del self._buffer[:end]
+        self._restart()
+        if len(text) > self._limit:
+            raise WireError(f"longer than {self._limit} bytes", fatal=True)
+        try:
+            message = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise WireError(f"not JSON: {error}") from error
+        return message if isinstance(message, dict) else None
+
+    def _find_end(self) -> int | None:
+        """Return the index behind the brace that closes the first object."""
+        for index in range(self._seen, len(self._buffer)):
+            byte = self._buffer[index]
+            if self._in_string:
+                if self._escaped:
+                    self._escaped = False
+                elif byte == _BACKSLASH:
+                    self._escaped = True
+                elif byte == _QUOTE:
+                    self._in_string = False
+            elif byte == _QUOTE:
+                self._in_string = True
+            elif byte in b"{[":
+                self._depth += 1
+            elif byte in b"}]":
+                self._depth -= 1
+                if self._depth <= 0:
+                    return index + 1
+        self._seen = len(self._buffer)
+        return None
+
+    def _skip_line(self) -> None:
+        end = self._buffer.find(b"\n")
+        del self._buffer[: len(self._buffer) if end < 0 else end + 1]
+        self._restart()
+
+    def _restart(self) -> None:
+        self._seen = self._depth = 0
+        self._in_string = self._escaped = False
+
+
+def encode(message: dict[str, object]) -> bytes:
+    """Return a message as it goes out: one line of ASCII."""
+    return as_json(message).encode() + b"\r\n"
