@@ -1,0 +1,112 @@
+"""Which plugins that exclude are there, how is each set up, and what does its lock manager say?
+
+A set-up looks at the lock manager by itself, never through the plugin under
+test. A new plugin joins the suite by one more line in SETUPS.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from typing import TYPE_CHECKING, Protocol
+
+from lockplugins.contract import Mode
+from tests.support import proclocks
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    Facts = dict[str, tuple[object, ...]]
+
+DISK_BYTES = 1 << 16
+
+
+class Setup(Protocol):
+    """One plugin, ready to be used by guards; `plugin` and `config` are for GuestSpec."""
+
+    plugin: str
+    config: dict[str, dict[str, str]]
+
+    def disk(self, name: str) -> str:
+        """Make a disk, and return its path."""
+
+    def held(self, disk: str) -> list[str]:
+        """Return the modes in which `disk` is held, sorted, as the lock manager sees it."""
+
+    def facts(self, disks: Sequence[str]) -> Facts:
+        """Return all that a refusal and an inquiry may not change: bytes, stat, locks."""
+
+    def watch(self, record: Path) -> list[str]:
+        """Return a prefix for the guard's command line that records what it gives back."""
+
+    def given_back(self, record: Path, disks: Sequence[str]) -> list[str]:
+        """Return which of `disks` were given back after the refusal, in that order."""
+
+
+class FileSetup:
+    """Plugin `file`: locks on the images, with `lockspace` also on files in a directory."""
+
+    plugin = "file"
+
+    def __init__(self, directory: Path, *, lockspace: bool) -> None:
+        self._directory = directory
+        self._lockspace = str(directory / "lockspace") if lockspace else None
+        table = {"file_lockspace_dir": self._lockspace} if self._lockspace else {}
+        self.config = {"file": table}
+
+    def disk(self, name: str) -> str:
+        path = self._directory / name
+        path.write_bytes(os.urandom(DISK_BYTES))
+        os.utime(path, ns=(1, 2))  # read before written: any read moves it (relatime)
+        return str(path)
+
+    def held(self, disk: str) -> list[str]:
+        modes = {"READ": Mode.SHARED, "WRITE": Mode.EXCLUSIVE}
+        found = [
+            sorted(modes[lock.mode] for lock in proclocks.locks(file) if lock.first == 0)
+            for file in self._files(disk)
+        ]
+        assert all(held == found[0] for held in found), f"image and lock file differ: {found}"
+        return found[0]
+
+    def facts(self, disks: Sequence[str]) -> Facts:
+        files = list(disks)
+        if self._lockspace and os.path.isdir(self._lockspace):
+            files += [os.path.join(self._lockspace, name) for name in os.listdir(self._lockspace)]
+        return {file: _facts(file) for file in files}
+
+    def watch(self, record: Path) -> list[str]:
+        return ["strace", "-f", "-y", "-qq", "-e", "trace=fcntl,close", "-o", str(record)]
+
+    def given_back(self, record: Path, disks: Sequence[str]) -> list[str]:
+        """Closing its last descriptor unlocks an image that no guest carries."""
+        _before, refused, after = record.read_text().partition("EAGAIN")
+        assert refused, "no lock was refused"
+        closed = re.findall(r"close\(\d+<([^>]+)>", after)
+        return [path for path in closed if path in disks]
+
+    def _files(self, disk: str) -> list[str]:
+        if self._lockspace is None:
+            return [disk]
+        name = hashlib.sha256(os.fsencode(disk)).hexdigest()
+        lock_file = os.path.join(self._lockspace, name)
+        return [disk, lock_file] if os.path.exists(lock_file) else [disk]
+
+
+def _facts(path: str) -> tuple[object, ...]:
+    status = os.stat(path)
+    fields = tuple(getattr(status, name) for name in dir(status) if name.startswith("st_"))
+    fd = os.open(path, os.O_RDONLY | os.O_NOATIME)
+    try:
+        content = os.read(fd, DISK_BYTES + 1)
+    finally:
+        os.close(fd)
+    return (*fields, content, *proclocks.locks(path))
+
+
+SETUPS: dict[str, Callable[[Path], Setup]] = {
+    "file": lambda directory: FileSetup(directory, lockspace=False),
+    "file-lockspace": lambda directory: FileSetup(directory, lockspace=True),
+}
