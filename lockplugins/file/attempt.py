@@ -7,7 +7,7 @@ the launch path (README, D2).
 """
 
 import _stat
-import os
+import posix
 
 from lockplugins.contract import Lease, Mode, ResourceError
 from lockplugins.file import names
@@ -54,10 +54,10 @@ class Attempt:
             try:
                 while located.found:
                     found = located.found.pop(0)
-                    files[self._add(found.fd, os.O_PATH, found.path, resource)] = None
+                    files[self._add(found.fd, posix.O_PATH, found.path, resource)] = None
                 for place in located.lock_files:
                     fd, path = _create(resource, *place)
-                    files[self._add(fd, os.O_RDWR, path, resource)] = None
+                    files[self._add(fd, posix.O_RDWR, path, resource)] = None
             finally:
                 located.close()
             lease = Lease(resource, located.lockspace, located.lease)
@@ -91,8 +91,8 @@ class Attempt:
 
     def _make_lockable(self, file: LockFile, mode: str) -> None:
         """Open the file as `mode` needs it: a write lock needs a description that may write."""
-        access = os.O_RDWR if mode == Mode.EXCLUSIVE else os.O_RDONLY
-        if file.access in (access, os.O_RDWR):
+        access = posix.O_RDWR if mode == Mode.EXCLUSIVE else posix.O_RDONLY
+        if file.access in (access, posix.O_RDWR):
             return
         fd = file.reopen(access)
         if not file.users:
@@ -116,7 +116,7 @@ class Attempt:
         """Does every path still lead to what is locked? libvirt unlinks lock files, people move."""
         for path, identity in self._seen:
             try:
-                status = os.stat(path)
+                status = posix.stat(path)
             except OSError:
                 return False
             if (status.st_dev, status.st_ino) != identity:
@@ -169,12 +169,18 @@ def _create(resource: "Resource", directory: str, name: str) -> tuple[int, str]:
     We never unlink it: a waiter may hold its descriptor.
     """
     path = f"{directory}/{name}"
+    access = posix.O_RDWR | posix.O_CREAT | posix.O_NOFOLLOW
     try:
-        os.makedirs(directory, 0o700, exist_ok=True)
-        fd = open_quietly(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
+        try:
+            fd = open_quietly(path, access)
+        except FileNotFoundError:
+            from os import makedirs
+
+            makedirs(directory, 0o700, exist_ok=True)
+            fd = open_quietly(path, access)
     except OSError as error:
         raise ResourceError("open", names.called(resource), reason(error, path)) from error
-    if not _stat.S_ISREG(os.fstat(fd).st_mode):
-        os.close(fd)
+    if not _stat.S_ISREG(posix.fstat(fd).st_mode):
+        posix.close(fd)
         raise ResourceError("lease", names.called(resource), f"{path} is not a regular file")
     return fd, path

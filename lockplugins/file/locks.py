@@ -9,7 +9,7 @@ locked. Imported on the launch path (README, D2).
 
 import errno
 import fcntl
-import os
+import posix
 from _struct import pack, unpack
 
 from lockplugins.contract import LeaseUnknownError, Mode, ResourceError
@@ -25,6 +25,7 @@ _BYTES = {
     Mode.EXCLUSIVE: ((WRITE, LEASE_BYTE),),
     Mode.SHARED: ((READ, SHARERS_BYTE), (READ, LEASE_BYTE)),
 }
+_SEEK_SET = 0
 _FLOCK = "hhqqi4x"  # struct flock of fcntl_locking(2)
 _HELD_ELSEWHERE = (errno.EAGAIN, errno.EACCES)
 
@@ -32,13 +33,13 @@ _HELD_ELSEWHERE = (errno.EAGAIN, errno.EACCES)
 def reason(error: OSError, path: str | None = None) -> str:
     """Return the kernel's word on `path`, with the errno's name."""
     name = errno.errorcode.get(error.errno or 0, str(error.errno))
-    words = f"{os.strerror(error.errno or 0)} ({name})"
+    words = f"{posix.strerror(error.errno or 0)} ({name})"
     return f"{path}: {words}" if path else words
 
 
 def open_quietly(path: str, access: int) -> int:
     """Open without waiting for anybody, becoming anybody's terminal, or passing it on."""
-    return os.open(path, access | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC, 0o600)
+    return posix.open(path, access | posix.O_NONBLOCK | posix.O_NOCTTY | posix.O_CLOEXEC, 0o600)
 
 
 class LockFile:
@@ -55,7 +56,7 @@ class LockFile:
         self.fd = fd
         self.access = access
         self.name = name
-        status = os.fstat(fd)
+        status = posix.fstat(fd)
         self.identity = (status.st_dev, status.st_ino)
         self.mode: str | None = None
         self.users: list[str] = []
@@ -69,12 +70,12 @@ class LockFile:
         try:
             return open_quietly(f"/proc/self/fd/{self.fd}", access)
         except OSError as error:
-            advice = "an exclusive lease needs write access" if access == os.O_RDWR else ""
+            advice = "an exclusive lease needs write access" if access == posix.O_RDWR else ""
             raise ResourceError("open", self.name, reason(error), advice) from error
 
     def replace(self, fd: int, access: int) -> None:
         """Go on with another description; closes the old one, which ends its locks."""
-        os.close(self.fd)
+        posix.close(self.fd)
         self.fd = fd
         self.access = access
 
@@ -100,7 +101,7 @@ class LockFile:
         self.mode = None
 
     def close(self) -> None:
-        os.close(self.fd)
+        posix.close(self.fd)
         self.fd = -1
 
     def conflict(self, kind: int, byte: int) -> tuple[str, int] | None:
@@ -109,7 +110,7 @@ class LockFile:
         The pid is not positive where the kernel has none: an OFD lock, another
         host, another PID namespace. Raises LeaseUnknownError.
         """
-        flock = pack(_FLOCK, kind, os.SEEK_SET, byte, 1, 0)
+        flock = pack(_FLOCK, kind, _SEEK_SET, byte, 1, 0)
         answer = self._ask(fcntl.F_OFD_GETLK, flock)
         found, _whence, _start, _length, pid = unpack(_FLOCK, answer or flock)
         if found == fcntl.F_UNLCK:
@@ -118,7 +119,7 @@ class LockFile:
 
     def set(self, kind: int, byte: int, length: int = 1, command: int = fcntl.F_OFD_SETLK) -> bool:
         """Return False if it is held elsewhere; anything else that fails cannot be told."""
-        flock = pack(_FLOCK, kind, os.SEEK_SET, byte, length, 0)
+        flock = pack(_FLOCK, kind, _SEEK_SET, byte, length, 0)
         return self._ask(command, flock) is not None
 
     def _ask(self, command: int, flock: bytes) -> bytes | None:

@@ -8,7 +8,7 @@ path (README, D2).
 """
 
 import _stat
-import os
+import posix
 import sys
 
 from lockplugins.contract import LeaseUnknownError, ResourceError, ResourceType, UnsupportedError
@@ -41,7 +41,7 @@ class Found:
     def __init__(self, fd: int, path: str) -> None:
         self.fd = fd
         self.path = path
-        self.stat = os.fstat(fd)
+        self.stat = posix.fstat(fd)
 
 
 class Located:
@@ -61,7 +61,7 @@ class Located:
     def close(self) -> None:
         """Close what is still open."""
         while self.found:
-            os.close(self.found.pop().fd)
+            posix.close(self.found.pop().fd)
 
 
 def called(resource: "Resource") -> str:
@@ -92,7 +92,7 @@ def _locate_disk(resource: "Resource", config: "Mapping[str, str]", located: Loc
     path = _usable(resource, resource.path)
     image = _find(resource, path, located)
     # Not realpath(3): this is the name of the very file that will be locked.
-    names = [path, os.readlink(f"/proc/self/fd/{image.fd}")]
+    names = [path, posix.readlink(f"/proc/self/fd/{image.fd}")]
     is_block = _stat.S_ISBLK(image.stat.st_mode)
     if is_block:
         names.append(_find_kernel_node(resource, image.stat.st_rdev, located).path)
@@ -144,7 +144,7 @@ def _locate_lease(resource: "Resource", located: Located) -> None:
 def _usable(resource: "Resource", path: str) -> str:
     """Return `path` if a kernel can be asked for it: absolute, encodable, no NUL."""
     try:
-        usable = os.fsencode(path).startswith(b"/") and "\0" not in path
+        usable = _encoded(path).startswith(b"/") and "\0" not in path
     except UnicodeEncodeError:
         usable = False
     if not usable:
@@ -155,7 +155,7 @@ def _usable(resource: "Resource", path: str) -> str:
 def _find(resource: "Resource", path: str, located: Located) -> Found:
     """Open `path` as O_PATH if it is a regular file or block device."""
     try:
-        found = Found(os.open(path, os.O_PATH | os.O_CLOEXEC), path)
+        found = Found(posix.open(path, posix.O_PATH | posix.O_CLOEXEC), path)
     except OSError as error:
         where = None if path == resource.path else path
         raise ResourceError("open", called(resource), reason(error, where)) from error
@@ -170,7 +170,7 @@ def _find(resource: "Resource", path: str, located: Located) -> Found:
 
 def _find_kernel_node(resource: "Resource", device: int, located: Located) -> Found:
     """Find the device's node in /dev: another node is another file, with locks of its own."""
-    numbers = f"{os.major(device)}:{os.minor(device)}"
+    numbers = f"{posix.major(device)}:{posix.minor(device)}"
     try:
         node = _find(resource, "/dev/" + _device_name(numbers), located)
     except OSError as error:
@@ -188,11 +188,11 @@ def _find_kernel_node(resource: "Resource", device: int, located: Located) -> Fo
 
 def _device_name(numbers: str) -> str:
     """Return the name of the device under /dev that the kernel gives it; raises OSError."""
-    fd = os.open(f"/sys/dev/block/{numbers}/uevent", os.O_RDONLY | os.O_CLOEXEC)
+    fd = posix.open(f"/sys/dev/block/{numbers}/uevent", posix.O_RDONLY | posix.O_CLOEXEC)
     try:
-        settings = os.fsdecode(os.read(fd, 4096)).split("\n")
+        settings = posix.read(fd, 4096).decode().split("\n")
     finally:
-        os.close(fd)
+        posix.close(fd)
     return next((line[8:] for line in settings if line.startswith("DEVNAME=")), "")
 
 
@@ -209,8 +209,12 @@ def lock_file(name: str, config: "Mapping[str, str]", *, is_block: bool) -> tupl
         if UNITS in config and (serial := volumes.scsi_serial(name)):
             return config[UNITS], serial
     if FILES in config:
-        return config[FILES], _sha256(os.fsencode(name))
+        return config[FILES], _sha256(_encoded(name))
     return None
+
+
+def _encoded(path: str) -> bytes:
+    return path.encode(sys.getfilesystemencoding(), sys.getfilesystemencodeerrors())
 
 
 def _sha256(data: bytes) -> str:
