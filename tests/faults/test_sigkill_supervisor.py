@@ -1,4 +1,4 @@
-"""SIGKILL of the supervisor: does anybody get a lease while the guest can run?
+"""SIGKILL of the supervisor: does anybody get a lease while the guest is alive?
 
 A real QEMU against a process that spins on its leases, in either containment;
 SIGSTOPped guests and hot-plugged leases included.
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from supervisor.guard.spec import Containment
+from supervisor.spec import Containment
 from tests.faults import firmware
 from tests.support import waiting
 from tests.support.contender import Contender
@@ -48,7 +48,7 @@ def status(pid: int) -> str:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_nobody_gets_a_lease_while_the_guest_can_run(
+def test_nobody_gets_a_lease_while_the_guest_is_alive(
     mode: str,
     guards: Guards,
     tmp_path: Path,
@@ -71,7 +71,7 @@ def test_nobody_gets_a_lease_while_the_guest_can_run(
             killed_at = time.monotonic()
             signal.pidfd_send_signal(guard.pidfd, signal.SIGKILL)
             for won in contender.won(KILL_TO_FREE_S):
-                assert not won.able, f"round {number}: {won.path} free, guest's threads {won.able}"
+                assert not won.alive, f"round {number}: {won.path} free, guest {won.alive}"
                 assert won.at > killed_at
                 which = f"guest {'stopped' if stopped else 'running'}"
                 took.setdefault(which, []).append(won.at - killed_at)

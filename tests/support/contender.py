@@ -27,14 +27,14 @@ _PYTHON = getattr(sys, "_base_executable", sys.executable)
 class Won:
     """The contender got the lock on `path` at the instant `at` of time.monotonic().
 
-    `able` are the guest's threads that could still run then; `gone` says
-    whether its pidfd was readable, which comes a little after its last thread
-    has closed its files.
+    `alive` says which of the guest's threads could still run then, or had
+    files open; `gone`, whether its pidfd was readable, which it is a little
+    after the last thread has closed its files.
     """
 
     path: str
     at: float
-    able: tuple[str, ...]
+    alive: tuple[str, ...]
     gone: bool
 
 
@@ -74,7 +74,7 @@ class Contender:
         found: list[Won] = []
         while len(found) < self._count:
             fields = json.loads(self._line(deadline_s))
-            found.append(Won(**{**fields, "able": tuple(fields["able"])}))
+            found.append(Won(**{**fields, "alive": tuple(fields["alive"])}))
         return found
 
     def _line(self, deadline_s: float) -> str:

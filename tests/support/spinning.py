@@ -1,9 +1,10 @@
-"""Who gets a lease first, and could the guest still run when he got it? A program of its own.
+"""Who gets a lease first, and was the guest still alive when he got it? A program of its own.
 
 spinning.py KIND GUEST_PID PATH…: tries a write lock on byte 0 of each file (KIND ofd) or on the
 whole file (KIND flock) without pause; a line of JSON for each one won. At that very moment it
-looks at every thread of the guest: the kernel sets PF_EXITING on a thread that will never again
-run a guest's instruction. Judges by that alone. Runs under `python -I -S`.
+looks at every thread of the guest. One is alive that may ever again run an instruction (the
+kernel has not set PF_EXITING) or has its files open, and so I/O on the way. Judges by that
+alone. Runs under `python -I -S`.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ _DEAD_STATES = (b"Z", b"X")
 
 
 class Threads:
-    """The threads of one process: their stat files are open before they matter."""
+    """The threads of one process: what tells of them is open before it matters."""
 
     def __init__(self, pid: int) -> None:
         self.pidfd = os.pidfd_open(pid)
         self._process_fd = os.open(f"/proc/{pid}", os.O_RDONLY | os.O_DIRECTORY)
-        self._open = {tid: fd for tid in self._ids() if (fd := self._stat(tid)) is not None}
+        self._known = {tid: self._open(tid) for tid in self._ids()}
 
     def _ids(self) -> list[str]:
         try:
@@ -41,35 +42,37 @@ class Threads:
         finally:
             os.close(fd)
 
-    def _stat(self, tid: str) -> int | None:
+    def _open(self, tid: str) -> tuple[int, int] | None:
         try:
-            return os.open(f"task/{tid}/stat", os.O_RDONLY, dir_fd=self._process_fd)
+            stat_fd = os.open(f"task/{tid}/stat", os.O_RDONLY, dir_fd=self._process_fd)
+            return stat_fd, os.open(f"task/{tid}/fd", os.O_RDONLY, dir_fd=self._process_fd)
         except (FileNotFoundError, ProcessLookupError):
             return None
 
-    def able_to_run(self) -> list[str]:
-        """Return the threads that may still run, known ones first, those born since then next."""
-        able = [found for fd in self._open.values() if (found := _able(fd))]
+    def alive(self) -> list[str]:
+        """Return what is alive, in words; first the threads that were known, then newer ones."""
+        found = [words for fds in self._known.values() if fds and (words := _alive(*fds))]
         for tid in self._ids():
-            if tid not in self._open and (fd := self._stat(tid)) is not None:
-                able += [found] if (found := _able(fd)) else []
-                os.close(fd)
-        return able
+            if tid not in self._known and (fds := self._open(tid)):
+                found += [words] if (words := _alive(*fds)) else []
+        return found
 
     def are_gone(self) -> bool:
         return bool(select.select([self.pidfd], [], [], 0)[0])
 
 
-def _able(stat_fd: int) -> str | None:
-    """Return "tid state flags" unless the thread is dead or on its way there for good."""
+def _alive(stat_fd: int, files_fd: int) -> str | None:
+    """Return in words why the thread is alive, None for a dead one."""
     try:
         text = os.pread(stat_fd, 1024, 0)
-    except ProcessLookupError:
+        files = os.listdir(files_fd)
+    except (FileNotFoundError, ProcessLookupError):
         return None
+    tid = text.split(maxsplit=1)[0].decode()
     rest = text[text.rindex(b")") + 2 :].split()
-    if rest[0] in _DEAD_STATES or int(rest[6]) & _PF_EXITING:
-        return None
-    return f"{text.split(maxsplit=1)[0].decode()} {rest[0].decode()} {int(rest[6]):#x}"
+    if rest[0] not in _DEAD_STATES and not int(rest[6]) & _PF_EXITING:
+        return f"{tid} in state {rest[0].decode()}"
+    return f"{tid} with {len(files)} open files" if files else None
 
 
 def _won(kind: str, fd: int) -> bool:
@@ -92,9 +95,8 @@ def main(kind: str, guest_pid: int, paths: list[str]) -> None:
             if not _won(kind, fd):
                 continue
             at = time.monotonic()
-            able = threads.able_to_run()
-            gone = threads.are_gone()
-            won = {"path": path, "at": at, "able": able, "gone": gone}
+            alive = threads.alive()
+            won = {"path": path, "at": at, "alive": alive, "gone": threads.are_gone()}
             os.write(1, json.dumps(won).encode() + b"\n")
             del wanted[path]
         if not said:
