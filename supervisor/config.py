@@ -27,6 +27,12 @@ _PAUSE = "pause"
 _DIRECTORY = "_dir"  # a plugin's key that ends so names a directory
 
 
+class NoRundirError(rundir.RundirError):
+    """There is no place for a runtime directory; exit code 2."""
+
+    exit_code = ConfigError.exit_code
+
+
 class Config:
     """The settings of one file, None where it says nothing; `tables` holds a dict a plugin."""
 
@@ -40,6 +46,16 @@ class Config:
         self.auto_disk_leases = True
         self.require_lease_for_disks = False
         self.tables: dict[str, dict[str, str]] = {}
+
+
+def default_base() -> str:
+    """Return the runtime directory of this user; raises NoRundirError when there is none."""
+    if os.geteuid() == 0:
+        return "/run/lock-supervisor"
+    if base := os.environ.get("XDG_RUNTIME_DIR"):
+        return base + "/lock-supervisor"
+    reason = "not root and XDG_RUNTIME_DIR is not set"
+    raise NoRundirError("choose", "a runtime directory", reason, "give one with --runtime-dir")
 
 
 def file_named(option: str | None) -> str | None:
@@ -73,7 +89,7 @@ def runtime_dir(option: str | None, config_option: str | None) -> str:
         if "runtime_dir" in settings:
             _set(config, "runtime_dir", settings["runtime_dir"])
         chosen = config.runtime_dir
-    return os.path.abspath(chosen or rundir.default_base())
+    return os.path.abspath(chosen or default_base())
 
 
 def _load(path: str) -> dict[str, object]:

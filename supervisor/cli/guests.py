@@ -245,7 +245,9 @@ def _ask_to_stop(
     if _is_acquiring(guest):
         witnesses.signal_guard(signal.SIGTERM)
         return "SIGTERM to its supervisor, which was acquiring its leases", 0.0
-    arguments: dict[str, object] = {} if timeout_s is None else {"timeout_s": timeout_s}
+    arguments: dict[str, object] = {}
+    if timeout_s is not None:
+        arguments["timeout_s"] = None if timeout_s == float("inf") else timeout_s
     try:
         with client.connect(guest.path) as connection:
             answer = connection.execute("stop-guest", arguments, _STOP_ANSWER_S)

@@ -22,13 +22,23 @@ def seconds(text: str) -> float:
     return read
 
 
+def path(text: str) -> str:
+    """Read a path; an empty one is somebody's unset variable."""
+    if not text:
+        raise click.BadParameter("the path is empty")
+    return text
+
+
 def located(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options that say where the guests' runtime directory is."""
     file = click.option(
-        "--config", metavar="FILE", help="Configuration file; also $LOCK_SUPERVISOR_CONFIG."
+        "--config",
+        type=path,
+        metavar="FILE",
+        help="Configuration file; also $LOCK_SUPERVISOR_CONFIG.",
     )
     directory = click.option(
-        "--runtime-dir", metavar="DIR", help="Also $LOCK_SUPERVISOR_RUNTIME_DIR."
+        "--runtime-dir", type=path, metavar="DIR", help="Also $LOCK_SUPERVISOR_RUNTIME_DIR."
     )
     return file(directory(command))
 

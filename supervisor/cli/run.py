@@ -43,7 +43,9 @@ class RunCommand(click.Command):
             return super().parse_args(ctx, args)
         except click.UsageError as error:
             message = " ".join(error.format_message().split())
-            _tell(ctx.params.get("ready_fd"), exitcodes.USAGE, f"cannot run: {shown(message)}")
+            fd = ctx.params.get("ready_fd")  # eager: read before what is wrong
+            if isinstance(fd, int):
+                _tell(fd, exitcodes.USAGE, f"cannot run: {shown(message)}")
             raise
 
 

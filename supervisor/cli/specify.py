@@ -77,7 +77,8 @@ def build(given: Given) -> GuestSpec:
 
 def _choose_plugins(spec: GuestSpec, given: Given, settings: Config) -> Sequence[type[Plugin]]:
     """Put the plugins, where to find them and their tables into the spec; returns their classes."""
-    spec.plugin = given["plugin"] or settings.plugin or spec.plugin
+    for chosen in (settings.plugin, given["plugin"]):
+        spec.plugin = spec.plugin if chosen is None else chosen
     words = spec.plugin.split(registry.JOIN)
     third = config.third_party(words)
     spec.classes = {word: where for word, (where, _) in third.items()}
@@ -129,9 +130,9 @@ def _names(given: Given, found: Sequence[Disk]) -> tuple[str, str]:
         first = found[0].path if found else command[0]
         name = _usable(qemu_name or os.path.basename(first) or command[0])
     check_name(name)
-    uuid = (given["uuid"] or qemu_uuid or random_uuid()).lower()
-    check_uuid(uuid)
-    return name, uuid
+    uuid = given["uuid"] if given["uuid"] is not None else qemu_uuid or random_uuid()
+    check_uuid(uuid.lower())
+    return name, uuid.lower()
 
 
 def _usable(name: str) -> str:

@@ -77,17 +77,17 @@ class Child:
         first = self._first_pid
         try:
             with open(f"/proc/{first}/task/{first}/children", "rb") as file:
-                children = [int(pid) for pid in file.read().split()]
-            for pid in children:
-                with open(f"/proc/{pid}/status", "rb") as file:
-                    status = file.read()
-                start = status.index(b"NSpid:")
-                self._followed_pid = int(status[start : status.index(b"\n", start)].split()[-1])
-                self.follow(pid)
-                return pid
+                children = file.read().split()
+            if not children:
+                return None
+            pid = int(children[0])
+            with open(f"/proc/{pid}/status", "rb") as file:
+                ids = next(line for line in file if line.startswith(b"NSpid:"))
+            self._followed_pid = int(ids.split()[-1])
+            self.follow(pid)
         except (FileNotFoundError, ProcessLookupError):
             return None
-        return None
+        return pid
 
 
 def _as_shell_counts(code: int, status: int) -> int:

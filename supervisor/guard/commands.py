@@ -18,7 +18,7 @@ from lockplugins.contract import (
     ResourceType,
     UnsupportedError,
 )
-from supervisor import exitcodes
+from supervisor import exitcodes, holders
 from supervisor.guard.images import OpenImages
 from supervisor.guard.lifecycle import PUBLIC_STATE, State
 from supervisor.guard.loop import now
@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from supervisor.qmp.server import Done
 
 POWER_BUTTON_S = 2.0
+LONGEST_S = 1e9  # thirty years are for ever
+_ACQUIRED = "RESOURCE_ACQUIRED"
+_RELEASED = "RESOURCE_RELEASED"
 _RUNS = (State.LAUNCHING, State.RUNNING, State.STOPPING)
 
 
@@ -124,51 +127,31 @@ class Commands:
         }
 
     def _acquire_resource(self, arguments: dict[str, object], done: "Done") -> None:
-        supervisor = self._supervisor
-        path = self._disk_path(arguments, "attach")
+        path = self._target("attach", arguments)
         mode = arguments.get("mode", Mode.EXCLUSIVE)
         if mode not in Mode.ALL:
             raise ArgumentError("attach", path, f"mode is not one of {' '.join(Mode.ALL)}")
-        self._must_run("attach", path)
-        if self._lease_on(path) is not None:
-            raise ResourceError("attach", f"disk {path}", "the guest has a lease on it already")
-
-        def acquired(lease: "Lease | None", error: BaseException | None) -> None:
-            if lease is None:
-                done(None, self._as_error("attach", path, error))
-                return
-            supervisor.on_event("RESOURCE_ACQUIRED", lease.as_json())
-            done(lease.as_json())
-
-        supervisor.jobs.submit(lambda: self._attach(Resource(path, str(mode))), acquired)
+        self._change(_ACQUIRED, lambda: self._attach(Resource(path, str(mode))), done)
 
     def _attach(self, resource: Resource) -> "Lease":
         """Acquire and publish one more lease, or neither (jobs thread)."""
-        supervisor, plugin = self._supervisor, self._supervisor.plugin
-        if plugin is None:
-            raise GuestNotRunningError("attach", resource.path, "the guest has not started")
+        supervisor, name = self._supervisor, f"disk {resource.path}"
         if self._lease_on(resource.path) is not None:
-            raise ResourceError("attach", resource.path, "the guest has a lease on it already")
+            raise ResourceError("attach", name, "the guest has a lease on it already")
         try:
-            (lease,) = plugin.acquire([resource], None)
+            (lease,) = supervisor.plugin.acquire([resource], None)
         except LeaseHeldError as error:
-            supervisor.record.name_holder(error)
+            holders.name_guest(error)
             raise
-        leases = [*supervisor.leases, lease]
         try:
-            supervisor.record.publish_leases(supervisor.child.pid, leases)
+            self._publish([*supervisor.leases, lease])
         except LockError:
-            plugin.release(lease)
+            supervisor.plugin.release(lease)
             raise
-        supervisor.leases = leases
         return lease
 
     def _release_resource(self, arguments: dict[str, object], done: "Done") -> None:
-        path = self._disk_path(arguments, "detach")
-        self._must_run("detach", path)
-        lease = self._lease_on(path)
-        if lease is None:
-            raise NoSuchLeaseError("detach", f"disk {path}", "the guest has no lease on it")
+        path = self._target("detach", arguments)
 
         def looked(answer: "bool | None", reason: str) -> None:
             if answer:
@@ -178,32 +161,48 @@ class Commands:
                 advice = "its lease stays held; try again"
                 done(None, LeaseUnknownError("detach", f"disk {path}", reason, advice))
             else:
-                self._supervisor.jobs.submit(lambda: self._detach(lease), released)
+                self._change(_RELEASED, lambda: self._detach(path), done)
 
-        def released(_result: object, error: BaseException | None) -> None:
-            if error is not None:
-                done(None, self._as_error("detach", path, error))
-                return
-            self._supervisor.on_event("RESOURCE_RELEASED", lease.as_json())
-            done({})
-
+        if self._lease_on(path) is None:
+            raise _no_lease(path)
         self._images.is_open(path, looked)
 
-    def _detach(self, lease: "Lease") -> None:
+    def _detach(self, path: str) -> "Lease":
         """Release one lease and publish that (jobs thread)."""
-        supervisor, plugin = self._supervisor, self._supervisor.plugin
-        if plugin is None or lease not in supervisor.leases:
-            raise NoSuchLeaseError(
-                "detach", f"disk {lease.resource}", "the guest has no lease on it"
-            )
-        plugin.release(lease)
-        supervisor.leases = [other for other in supervisor.leases if other is not lease]
-        supervisor.record.publish_leases(supervisor.child.pid, supervisor.leases)
+        lease = self._lease_on(path)
+        if lease is None:
+            raise _no_lease(path)
+        self._supervisor.plugin.release(lease)
+        self._publish([other for other in self._supervisor.leases if other is not lease])
+        return lease
+
+    def _publish(self, leases: "list[Lease]") -> None:
+        self._supervisor.record.publish(self._supervisor.child.pid, leases)
+        self._supervisor.leases = leases
+
+    def _change(self, event: str, job: "Callable[[], Lease]", done: "Done") -> None:
+        """Have `job` change one lease, tell everybody, answer."""
+
+        def changed(lease: "Lease", error: BaseException | None) -> None:
+            if isinstance(error, LockError):
+                done(None, error)
+            elif error is not None:  # a doubt is never success
+                done(None, LeaseUnknownError("change", "leases", f"our own fault: {error!r}"))
+            else:
+                self._supervisor.on_event(event, lease.as_json())
+                done(lease.as_json() if event == _ACQUIRED else {})
+
+        self._supervisor.jobs.submit(job, changed)
 
     def _stop_guest(self, arguments: dict[str, object], done: "Done") -> None:
-        timeout_s = arguments.get("timeout_s", self._supervisor.spec.stop_timeout_s)
-        if isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float) or timeout_s < 0:
-            raise ArgumentError("stop", "guest", "timeout_s is not a number of seconds")
+        given = arguments.get("timeout_s", self._supervisor.spec.stop_timeout_s)
+        if (
+            isinstance(given, bool)
+            or not isinstance(given, int | float | None)
+            or (given is not None and given < 0)
+        ):
+            raise ArgumentError("stop", "guest", "timeout_s is not a number of seconds, or null")
+        timeout_s = float("inf") if given is None or given > LONGEST_S else float(given)
         supervisor = self._supervisor
 
         def pressed(_result: object, reason: str | None) -> None:
@@ -216,26 +215,20 @@ class Commands:
             return
         self._monitor.execute("system_powerdown", {}, pressed, min(POWER_BUTTON_S, timeout_s))
 
-    def _must_run(self, verb: str, path: str) -> None:
-        state = self._supervisor.state
-        if state not in _RUNS:
-            reason = f"the guest is {PUBLIC_STATE[state]}, not running"
-            raise GuestNotRunningError(verb, f"disk {path}", reason)
-        plugin = self._supervisor.plugin
-        if plugin is None or Capability.HOTPLUG not in plugin.capabilities:
-            reason = f"plugin {self._supervisor.spec.plugin} has no {Capability.HOTPLUG}"
-            raise UnsupportedError(verb, f"disk {path}", reason, "nothing was touched")
-
-    def _disk_path(self, arguments: dict[str, object], verb: str) -> str:
-        path = arguments.get("path")
-        if arguments.get("type", ResourceType.DISK) != ResourceType.DISK:
-            raise UnsupportedError(verb, "resource", "only type disk can be hot-plugged")
-        if not isinstance(path, str) or not path.startswith("/") or "\0" in path:
+    def _target(self, verb: str, arguments: dict[str, object]) -> str:
+        """Return the disk that hot-plug is about, in a guest and under a plugin that can."""
+        supervisor, path = self._supervisor, arguments.get("path")
+        if not isinstance(path, str) or not path.startswith("/") or not _is_file_name(path):
             raise ArgumentError(verb, "disk", "path is not an absolute path")
-        try:
-            os.fsencode(path)
-        except UnicodeEncodeError as error:
-            raise ArgumentError(verb, "disk", "path is not a file name") from error
+        name = f"disk {path}"
+        if arguments.get("type", ResourceType.DISK) != ResourceType.DISK:
+            raise UnsupportedError(verb, name, "only type disk can be hot-plugged")
+        if supervisor.state not in _RUNS:
+            reason = f"the guest is {PUBLIC_STATE[supervisor.state]}, not running"
+            raise GuestNotRunningError(verb, name, reason)
+        if Capability.HOTPLUG not in supervisor.plugin.capabilities:
+            reason = f"plugin {supervisor.spec.plugin} has no {Capability.HOTPLUG}"
+            raise UnsupportedError(verb, name, reason, "nothing was touched")
         return path
 
     def _lease_on(self, path: str) -> "Lease | None":
@@ -244,8 +237,13 @@ class Commands:
                 return lease
         return None
 
-    def _as_error(self, verb: str, path: str, error: BaseException | None) -> LockError:
-        """Return what a job raised as a LockError: a doubt is never success."""
-        if isinstance(error, LockError):
-            return error
-        return LeaseUnknownError(verb, f"disk {path}", f"our own fault: {error!r}")
+
+def _no_lease(path: str) -> NoSuchLeaseError:
+    return NoSuchLeaseError("detach", f"disk {path}", "the guest has no lease on it")
+
+
+def _is_file_name(path: str) -> bool:
+    try:
+        return b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:
+        return False

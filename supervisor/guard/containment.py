@@ -39,18 +39,16 @@ def daemonizes(argv: "Sequence[str]") -> bool:
 
 def decide(requested: str, argv: "Sequence[str]", path: str) -> str:
     """Return the containment for this command; raises ConfigError when none can hold."""
-    reason = _disarms_death_signal(argv, path)
-    if requested == Containment.PDEATHSIG and reason:
-        raise _refused(
-            argv, f"{reason}, which disarms the parent-death signal", "use --containment pidns"
-        )
-    if requested == Containment.PDEATHSIG or (requested == Containment.AUTO and not reason):
+    why = _disarms_death_signal(argv, path)
+    why = f"{why}, which disarms the parent-death signal" if why else ""
+    name = f"guest {argv[0]}"
+    if requested == Containment.PDEATHSIG and why:
+        raise ConfigError("contain", name, why, "use --containment pidns")
+    if requested == Containment.PDEATHSIG or (requested == Containment.AUTO and not why):
         return Containment.PDEATHSIG
-    if not _may_unshare():
-        why = f"{reason}, which disarms the parent-death signal; " if reason else ""
-        raise _refused(
-            argv, f"{why}a PID namespace needs CAP_SYS_ADMIN", "run as root, or change the command"
-        )
+    if not int(status_of("self").get("CapEff", "0"), 16) >> _CAP_SYS_ADMIN & 1:
+        why = f"{why}; a PID namespace needs CAP_SYS_ADMIN".removeprefix("; ")
+        raise ConfigError("contain", name, why, "run as root, or change the command")
     return Containment.PIDNS
 
 
@@ -59,7 +57,7 @@ def _disarms_death_signal(argv: "Sequence[str]", path: str) -> str:
     if is_qemu(argv[0]):
         words = _options(argv)
         for option, value in zip(words, [*words[1:], ""], strict=True):
-            if option == "-runas" or (option == "-run-with" and _asks_for_user(value)):
+            if option == "-runas" or (option == "-run-with" and "user=" in value):
                 return f"QEMU is told to change user ({option} {value})"
         if "-daemonize" in words:
             return "QEMU is told to fork (-daemonize)"
@@ -79,15 +77,10 @@ def _programs(path: str) -> list[str]:
     programs = [path]
     for _ in range(4):
         try:
-            fd = posix.open(programs[-1], posix.O_RDONLY | posix.O_CLOEXEC | posix.O_NONBLOCK)
+            with open(programs[-1], "rb", buffering=0) as file:
+                head = file.read(256)
         except OSError:
             break
-        try:
-            head = posix.read(fd, 256)
-        except OSError:
-            break
-        finally:
-            posix.close(fd)
         words = head[2:].split(b"\n")[0].split() if head.startswith(b"#!") else []
         if not words:
             break
@@ -98,14 +91,6 @@ def _programs(path: str) -> list[str]:
 def _options(argv: "Sequence[str]") -> list[str]:
     """Return argv with QEMU's --option spelled -option."""
     return [a[1:] if a.startswith("--") else a for a in argv[1:]]
-
-
-def _asks_for_user(value: str) -> bool:
-    return any(part.startswith("user=") for part in value.split(","))
-
-
-def _may_unshare() -> bool:
-    return bool(int(status_of("self").get("CapEff", "0"), 16) >> _CAP_SYS_ADMIN & 1)
 
 
 def status_of(pid: int | str) -> dict[str, str]:
@@ -119,19 +104,18 @@ def status_of(pid: int | str) -> dict[str, str]:
     return {key: value.strip() for key, _, value in pairs}
 
 
-def carries(pid: int, inode: int) -> bool | None:
-    """Does the process have the carrier open? None when it cannot be looked at."""
-    target = f"socket:[{inode}]"
+def _carries(pid: int, inode: int) -> bool:
+    """Is the process seen to have the carrier open?"""
     try:
         fds = posix.listdir(f"/proc/{pid}/fd")
     except OSError:
-        return None
+        return False
     for fd in fds:
         try:
-            if posix.readlink(f"/proc/{pid}/fd/{fd}") == target:
+            if posix.readlink(f"/proc/{pid}/fd/{fd}") == f"socket:[{inode}]":
                 return True
         except OSError:
-            continue
+            continue  # closed meanwhile
     return False
 
 
@@ -144,7 +128,7 @@ def doubts(mode: str, pid: int, inode: int) -> str:
         for field, what in (("Uid", "user"), ("Gid", "group"), ("CapPrm", "capabilities")):
             if ours.get(field) != its.get(field):
                 return f"the guest changed {what}, which disarms the parent-death signal"
-    if carries(pid, inode) is not True:
+    if not _carries(pid, inode):
         return "the guest was not seen to carry its leases"
     return ""
 
@@ -156,14 +140,8 @@ def guarantee(mode: str, doubt: str, unleased: "Sequence[str]") -> str:
         if mode == Containment.PDEATHSIG
         else "the kernel ends its PID namespace when the supervisor dies"
     )
+    if not doubt and unleased:
+        doubt = f"{len(unleased)} open without a lease ({shown(unleased[0])}, …); else {tie}"
     if doubt:
         return f"weakened: {doubt}"
-    if unleased:
-        return (
-            f"weakened: {len(unleased)} open without a lease ({shown(unleased[0])}, …); else {tie}"
-        )
     return f"the guest runs only while every lease is held: it carries them, and {tie}"
-
-
-def _refused(argv: "Sequence[str]", reason: str, advice: str) -> ConfigError:
-    return ConfigError("contain", f"guest {argv[0]}", reason, advice)

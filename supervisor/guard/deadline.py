@@ -27,28 +27,8 @@ SOFT_MARGIN_S = 1.0
 _CLOCK_BOOTTIME = 7
 _SIGEV_SIGNAL = 0
 _TIMER_ABSTIME = 1
-
-
-class _SigEvent(ctypes.Structure):
-    """struct sigevent of sigevent(7), 64 bytes."""
-
-    _fields_ = (
-        ("value", ctypes.c_void_p),
-        ("signal", ctypes.c_int),
-        ("notify", ctypes.c_int),
-        ("rest", ctypes.c_int * 12),
-    )
-
-
-class _TimerSpec(ctypes.Structure):
-    """struct itimerspec of timer_settime(2)."""
-
-    _fields_ = (
-        ("interval_s", ctypes.c_long),
-        ("interval_ns", ctypes.c_long),
-        ("value_s", ctypes.c_long),
-        ("value_ns", ctypes.c_long),
-    )
+_SigEvent = ctypes.c_int * 16  # sigevent(7): value in two words, signal, notify, room
+_TimerSpec = ctypes.c_long * 4  # timer_settime(2): interval and value, each in s and ns
 
 
 class KernelTimer:
@@ -57,24 +37,19 @@ class KernelTimer:
     def __init__(self) -> None:
         self._libc = ctypes.CDLL(None, use_errno=True)
         self._id = ctypes.c_void_p()
-        event = _SigEvent(None, SIGKILL, _SIGEV_SIGNAL)
-        created = self._libc.timer_create(
-            _CLOCK_BOOTTIME, ctypes.byref(event), ctypes.byref(self._id)
-        )
-        _check(created, "timer_create")
+        event = _SigEvent(0, 0, SIGKILL, _SIGEV_SIGNAL)
+        self._call("timer_create", _CLOCK_BOOTTIME, event, ctypes.byref(self._id))
 
     def arm(self, instant: float) -> None:
         """SIGKILL this process at `instant` of CLOCK_BOOTTIME; 0 disarms."""
         seconds = int(instant)
         spec = _TimerSpec(0, 0, seconds, int((instant - seconds) * 1e9))
-        done = self._libc.timer_settime(self._id, _TIMER_ABSTIME, ctypes.byref(spec), None)
-        _check(done, "timer_settime")
+        self._call("timer_settime", self._id, _TIMER_ABSTIME, spec, None)
 
-
-def _check(result: int, call: str) -> None:
-    if result != 0:
-        reason = f"{call}: {os.strerror(ctypes.get_errno())}"
-        raise LockError("arm", "the deadline", reason, "the guest is not run without it")
+    def _call(self, name: str, *arguments: object) -> None:
+        if getattr(self._libc, name)(*arguments) != 0:
+            reason = f"{name}: {os.strerror(ctypes.get_errno())}"
+            raise LockError("arm", "the deadline", reason, "the guest is not run without it")
 
 
 class Deadline:

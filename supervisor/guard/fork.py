@@ -31,7 +31,6 @@ EXEC_STAGE = "run"
 REPORT_BYTES = 256
 _OOM_FILE = "/proc/self/oom_score_adj"
 _CLONE_NEWPID = 0x20000000
-_COMM_BYTES = 15
 
 
 class Launch:
@@ -166,12 +165,8 @@ def _fork_into_namespace(launch: Launch, guest_name: str) -> Child:
     try:
         unshare(_CLONE_NEWPID)
     except OSError as error:
-        raise LockError(
-            "contain",
-            f"guest {guest_name}",
-            f"unshare(CLONE_NEWPID): {posix.strerror(error.errno or 0)}",
-            "allow PID namespaces, or use --containment pdeathsig",
-        ) from error
+        reason = f"unshare(CLONE_NEWPID): {posix.strerror(error.errno or 0)}"
+        raise LockError("contain", f"guest {guest_name}", reason, "allow it") from error
     pid = posix.fork()
     if pid == 0:
         _be_init(launch, inits)
@@ -184,9 +179,7 @@ def _fork_into_namespace(launch: Launch, guest_name: str) -> Child:
         len(HELLO), _socket.CMSG_SPACE(calcsize(_UCRED))
     )
     if data != HELLO:
-        raise LockError(
-            "start", f"guest {guest_name}", "its PID namespace ended at once", "see dmesg"
-        )
+        raise LockError("start", f"guest {guest_name}", "its PID namespace ended at once")
     # The kernel translates the sender's pid (unix(7), SCM_CREDENTIALS); the child waits for go.
     child.follow(unpack_from(_UCRED, ancillary[0][2])[0])
     return child

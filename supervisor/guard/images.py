@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 SURVEY_S = 0.5
 OPEN_S = 5.0
 _FILE_DRIVERS = ("file", "host_device", "host_cdrom")
+_LATE = "the guest could not be looked at in time"
 
 
 class OpenImages:
@@ -37,41 +38,41 @@ class OpenImages:
     def survey(self, then: "Surveyed") -> None:
         """Call `then(unleased paths, guarantee in words)` within SURVEY_S seconds or so."""
         self._waiting.append(then)
-        if len(self._waiting) > 1:
-            return
-        self._supervisor.loop.at(
-            "survey",
-            now() + SURVEY_S,
-            lambda: self._answer([], "the guest could not be looked at in time"),
-        )
-        if self._looking:
-            return  # the last look is still stuck: its answer, or the time limit's
-        if self._monitor is None:
-            self._look([])
-        else:
-            self._monitor.execute("query-named-block-nodes", {"flat": True}, self._asked, SURVEY_S)
+        if len(self._waiting) == 1:
+            late = now() + SURVEY_S
+            self._supervisor.loop.at("survey", late, lambda: self._answer([], _LATE))
+            if not self._looking:  # else the last look is still stuck, its answer as good
+                self._ask(SURVEY_S, self._look)
 
-    def _asked(self, nodes: object, reason: str | None) -> None:
+    def _ask(self, timeout_s: float, then: "Callable[[list[str], str | None], None]") -> None:
+        """Call `then(paths, reason)` with what QEMU has open, or why that cannot be told."""
+        if self._monitor is None:
+            then([], None)
+            return
+        self._monitor.execute(
+            "query-named-block-nodes",
+            {"flat": True},
+            lambda nodes, reason: then(list(_paths(nodes)), reason),
+            timeout_s,
+        )
+
+    def _look(self, paths: list[str], reason: str | None) -> None:
         if reason is not None:
             self._answer([], reason)
-        else:
-            self._look(list(_paths(nodes)))
-
-    def _look(self, paths: list[str]) -> None:
+            return
         supervisor = self._supervisor
         leased = [lease.resource for lease in supervisor.leases]
         mode, pid = supervisor.record.mode, supervisor.child.pid
         inode = supervisor.prepared.carrier.inode()
-
-        def look() -> tuple[list[str], str]:
-            return _unleased(paths, leased), containment.doubts(mode, pid, inode)
 
         def looked(found: tuple[list[str], str] | None, error: BaseException | None) -> None:
             self._looking = False
             self._answer(*(found or ([], f"our own fault: {error!r}")))
 
         self._looking = True
-        supervisor.jobs.apart(look, looked)
+        supervisor.jobs.apart(
+            lambda: (_unleased(paths, leased), containment.doubts(mode, pid, inode)), looked
+        )
 
     def _answer(self, unleased: list[str], doubt: str) -> None:
         self._supervisor.loop.cancel("survey")
@@ -85,42 +86,33 @@ class OpenImages:
 
         Without a monitor the answer is no: the caller's word is taken.
         """
-        if self._monitor is None:
-            then(False, "")  # the answer
-            return
 
-        def asked(nodes: object, reason: str | None) -> None:
+        def asked(paths: list[str], reason: str | None) -> None:
             if reason is not None:
                 then(None, reason)
                 return
-            paths = list(_paths(nodes))
             self._supervisor.jobs.apart(
-                lambda: (
-                    path in paths or bool(set(map(_identity, paths)) & {_identity(path)} - {None})
-                ),
+                lambda: bool(paths) and not set(_unleased([path], paths)),
                 lambda found, error: then(found, f"our own fault: {error!r}"),
             )
 
-        self._monitor.execute("query-named-block-nodes", {"flat": True}, asked, OPEN_S)
+        self._ask(OPEN_S, asked)
 
 
 def _paths(nodes: object) -> "Iterable[str]":
     """Yield the host files of query-named-block-nodes."""
     for node in nodes if isinstance(nodes, list) else []:
-        if not isinstance(node, dict) or node.get("drv") not in _FILE_DRIVERS:
-            continue
-        name = str(node.get("file"))
-        if name.startswith("json:"):
-            name = str(json.loads(name[5:]).get("filename"))
-        yield name.removeprefix("file:") if not name.startswith("/") else name
+        if isinstance(node, dict) and node.get("drv") in _FILE_DRIVERS:
+            name = str(node.get("file"))
+            if name.startswith("json:"):
+                name = str(json.loads(name[5:]).get("filename"))
+            yield name.removeprefix("file:")
 
 
 def _unleased(paths: list[str], leased: list[str]) -> list[str]:
-    """Return the open paths that no leased path names, by name or by identity."""
+    """Return those of `paths` that are none of `leased`, by name or by identity."""
     unnamed = [path for path in dict.fromkeys(paths) if path not in leased]
-    if not unnamed:
-        return []
-    identities = {_identity(path) for path in leased} - {None}
+    identities = {_identity(path) for path in leased if unnamed} - {None}
     return [path for path in unnamed if _identity(path) not in identities]
 
 

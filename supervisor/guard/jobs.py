@@ -15,65 +15,46 @@ if TYPE_CHECKING:
 
     from supervisor.guard.loop import Loop
 
-
-class Jobs:
-    """One thread; `start` it after the guest is forked."""
-
-    def __init__(self, loop: "Loop") -> None:
-        self._loop = loop
-        self._queue: list[tuple[Callable[[], Any], Callable[[Any, BaseException | None], None]]]
-        self._queue = []
-        self._pending_fd = posix.eventfd(0, posix.EFD_CLOEXEC | posix.EFD_SEMAPHORE)
-        self.unfinished = 0
-
-    def start(self) -> None:
-        """Start the thread."""
-        _thread.start_new_thread(self._work, ())
-
-    def submit(
-        self,
-        job: "Callable[[], Any]",
-        then: "Callable[[Any, BaseException | None], None] | None" = None,
-    ) -> None:
-        """Run `job` on the thread, then `then(result, error)` on the main one."""
-        self.unfinished += 1
-        self._queue.append((job, then or _ignore))
-        posix.eventfd_write(self._pending_fd, 1)
-
-    def apart(
-        self, job: "Callable[[], Any]", then: "Callable[[Any, BaseException | None], None]"
-    ) -> None:
-        """Run `job` at once on a thread of its own: for questions while a job is blocked."""
-        self.unfinished += 1
-        _thread.start_new_thread(self._run, (job, then))
-
-    def _work(self) -> None:
-        while True:
-            posix.eventfd_read(self._pending_fd)
-            job, then = self._queue.pop(0)
-            self._run(job, then)
-
-    def _run(
-        self, job: "Callable[[], Any]", then: "Callable[[Any, BaseException | None], None]"
-    ) -> None:
-        result, failure = None, None
-        try:
-            result = job()
-        except BaseException as error:  # noqa: BLE001  # the plugin call edge: `then` judges it
-            failure = error
-        self._loop.post(lambda: self._ended(then, result, failure))
-
-    def _ended(
-        self,
-        then: "Callable[[Any, BaseException | None], None]",
-        result: "Any",  # noqa: ANN401  # a job returns what it likes
-        failure: BaseException | None,
-    ) -> None:
-        self.unfinished -= 1
-        then(result, failure)
+    Job = Callable[[], Any]
+    Then = Callable[[Any, BaseException | None], None]
 
 
 def _ignore(_result: object, error: BaseException | None) -> None:
     """Drop a result; a failure of a job that nobody waits for is our own fault."""
     if error is not None:
         raise error
+
+
+class Jobs:
+    """One thread; `start` it after the guest is forked. The rest is for the main thread."""
+
+    def __init__(self, loop: "Loop") -> None:
+        self._loop = loop
+        self._queue: list[tuple[Job, Then]] = []
+        self._pending_fd = posix.eventfd(0, posix.EFD_CLOEXEC | posix.EFD_SEMAPHORE)
+
+    def start(self) -> None:
+        """Start the thread."""
+        _thread.start_new_thread(self._work, ())
+
+    def submit(self, job: "Job", then: "Then" = _ignore) -> None:
+        """Run `job` on the thread, then `then(result, error)` on the main one."""
+        self._queue.append((job, then))
+        posix.eventfd_write(self._pending_fd, 1)
+
+    def apart(self, job: "Job", then: "Then") -> None:
+        """Run `job` at once on a thread of its own: for questions while a job is blocked."""
+        _thread.start_new_thread(self._run, (job, then))
+
+    def _work(self) -> None:
+        while True:
+            posix.eventfd_read(self._pending_fd)
+            self._run(*self._queue.pop(0))
+
+    def _run(self, job: "Job", then: "Then") -> None:
+        result, failure = None, None
+        try:
+            result = job()
+        except BaseException as error:  # noqa: BLE001  # the plugin call edge: `then` judges it
+            failure = error
+        self._loop.post(lambda: then(result, failure))

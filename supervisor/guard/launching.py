@@ -56,7 +56,9 @@ class Launching:
             wait_until = now() + spec.wait_s if spec.wait_s else None
             supervisor.leases = plugin.acquire(spec.resources, wait_until)
         except LeaseHeldError as error:
-            record.name_holder(error)
+            from supervisor import holders  # only when refused
+
+            holders.name_guest(error)
             raise
         if plugin.PROOF_TERM_S:
             from supervisor.guard.deadline import Deadline  # only if leases expire
@@ -76,16 +78,29 @@ class Launching:
     def _waited(self) -> None:
         """Time is up for --wait: say who still holds what, while the job stays blocked."""
         supervisor, spec = self._supervisor, self._supervisor.spec
-        reason = f"after {spec.wait_s:g} s still held elsewhere"
+        late = LeaseHeldError("start", f"guest {spec.name}", f"not free after {spec.wait_s:g} s")
 
-        def found(error: "LockError | None", _failure: BaseException | None) -> None:
+        def inquired(refusal: "LockError | None", _failure: BaseException | None) -> None:
             if supervisor.state == State.ACQUIRING:
-                supervisor.fail(error or LeaseHeldError("start", f"guest {spec.name}", reason))
+                supervisor.fail(refusal or late)
 
-        supervisor.jobs.apart(
-            lambda: supervisor.record.find_holder(supervisor.plugin, reason), found
-        )
-        supervisor.loop.at("wait", now() + INQUIRY_S, lambda: found(None, None))
+        supervisor.jobs.apart(self._find_holder, inquired)
+        supervisor.loop.at("wait", now() + INQUIRY_S, lambda: inquired(None, None))
+
+    def _find_holder(self) -> "LockError | None":
+        """Return the refusal that names who holds the first resource that is held."""
+        from supervisor import holders  # only when refused
+
+        spec, plugin = self._supervisor.spec, self._supervisor.plugin
+        for resource in spec.resources:
+            for holder in plugin.inquire(resource):
+                if holder.pid != posix.getpid():
+                    name = f"{resource.mode} lease for {resource.type} {resource.path}"
+                    why = f"after {spec.wait_s:g} s still held by {holder.description}"
+                    refusal = LeaseHeldError("acquire", name, why, holder=holder)
+                    holders.name_guest(refusal)
+                    return refusal
+        return None
 
     def offer(self) -> None:
         """Let the launcher say go, if it wants to be asked."""

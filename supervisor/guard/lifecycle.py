@@ -87,13 +87,10 @@ TABLE: dict[tuple[str, str], tuple[str, str]] = (
     | _row(State.ENDED, {})
 )
 
-PUBLIC_STATE = {
-    State.ACQUIRING: "acquiring",
-    State.ACQUIRED: "acquired",
-    State.LAUNCHING: "acquired",
-    State.RUNNING: "running",
-    State.STOPPING: "stopping",
-    State.FENCING: "stopping",
-    State.RELEASING: "stopping",
-    State.ENDED: "stopping",
+# What clients see (cli.md's words), where it is not the state's own name.
+PUBLIC_STATE = {state: state for state in State.ALL} | {
+    State.LAUNCHING: State.ACQUIRED,
+    State.FENCING: State.STOPPING,
+    State.RELEASING: State.STOPPING,
+    State.ENDED: State.STOPPING,
 }

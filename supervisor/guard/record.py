@@ -1,22 +1,22 @@
-"""What does the runtime directory say about this guest, and what do refusals say of others?
+"""What does the runtime directory say about this guest?
 
 Writes guest.json, child.pid, the control socket and, under pidns, QEMU's own
-pid file; turns a holder's pid into a guest's name. Runs on the jobs thread but
-for `take_pidfile` and `remove_pidfile`. It must not decide anything.
+pid file. Runs on the jobs thread but for `take_pidfile` and `remove_pidfile`.
+It must not decide anything.
 """
 
 import _socket
 import posix
 import time
 
-from lockplugins.contract import LeaseHeldError, LockError, shown
+from lockplugins.contract import LockError
 from supervisor import rundir
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from lockplugins.contract import Lease, Plugin
+    from lockplugins.contract import Lease
     from supervisor.spec import GuestSpec
 
 _BACKLOG = 128
@@ -43,23 +43,25 @@ class Record:
         """Write guest.json before any lease is asked for, so that a refusal can name us."""
         self.boot_id = rundir.boot_id()
         self.since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        self._publish(None, [])
+        self.publish(None, [])
 
     def publish_acquired(self, child_pid: int, leases: "Sequence[Lease]") -> None:
         """Write guest.json, child.pid and QEMU's pid file, and listen on the control pipe."""
         self.child_start_time = rundir.start_time(child_pid)
-        self._publish(child_pid, leases)
+        self.publish(child_pid, leases)
         self._dir.publish(rundir.CHILD_PID, f"{child_pid}\n")
         if self._pidfile is not None:
-            self._write_pidfile(self._pidfile, child_pid)
+            try:
+                with open(self._pidfile, "w", encoding="ascii", opener=_private) as file:
+                    file.write(f"{child_pid}\n")
+            except OSError as error:
+                reason = posix.strerror(error.errno or 0)
+                raise LockError("write", f"pid file {self._pidfile}", reason) from error
         if self.control_fd < 0:
             self._listen()
 
-    def publish_leases(self, child_pid: int, leases: "Sequence[Lease]") -> None:
-        """Write guest.json anew after a lease came or went."""
-        self._publish(child_pid, leases)
-
-    def _publish(self, child_pid: int | None, leases: "Sequence[Lease]") -> None:
+    def publish(self, child_pid: int | None, leases: "Sequence[Lease]") -> None:
+        """Write guest.json anew."""
         spec = self._spec
         guest = {
             "uuid": spec.uuid,
@@ -100,20 +102,6 @@ class Record:
                 return self.take_pidfile(argv[:index] + argv[index + 2 :])
         return argv
 
-    def _write_pidfile(self, path: str, pid: int) -> None:
-        try:
-            fd = posix.open(
-                path, posix.O_WRONLY | posix.O_CREAT | posix.O_TRUNC | posix.O_CLOEXEC, 0o600
-            )
-            try:
-                posix.write(fd, f"{pid}\n".encode())
-            finally:
-                posix.close(fd)
-        except OSError as error:
-            raise LockError(
-                "write", f"pid file {path}", posix.strerror(error.errno or 0)
-            ) from error
-
     def remove_pidfile(self) -> None:
         """Remove QEMU's pid file as QEMU does when it ends."""
         if self._pidfile is not None:
@@ -122,27 +110,6 @@ class Record:
             except OSError:
                 return
 
-    def name_holder(self, error: LeaseHeldError) -> None:
-        """Say the guest's name where the holder is a guard of ours."""
-        holder = error.holder
-        guest = rundir.guest_of(holder.pid) if holder and holder.pid else None
-        if holder is None or guest is None:
-            return
-        name, uuid, since = (shown(str(guest.get(key))) for key in ("name", "uuid", "since"))
-        child_pid = guest.get("child_pid")
-        child = f", guest pid {child_pid}" if child_pid else ""
-        words = f"guest {name} ({uuid}), supervisor pid {holder.pid}{child}, since {since}"
-        error.reason = error.reason.replace(holder.description, words)
-        holder.description = words
 
-    def find_holder(self, plugin: "Plugin | None", reason: str) -> LockError | None:
-        """Return the refusal that names who holds the first resource that is held."""
-        for resource in self._spec.resources if plugin else ():
-            for holder in plugin.inquire(resource) if plugin else ():
-                if holder.pid != posix.getpid():
-                    name = f"{resource.mode} lease for {resource.type} {resource.path}"
-                    why = f"{reason} by {holder.description}"
-                    error = LeaseHeldError("acquire", name, why, holder=holder)
-                    self.name_holder(error)
-                    return error
-        return None
+def _private(path: str, flags: int) -> int:
+    return posix.open(path, flags, 0o600)

@@ -8,7 +8,7 @@ afterwards only polls (README, D3). It must not know any lock manager.
 import gc
 import posix
 
-from lockplugins.contract import LockError
+from lockplugins.contract import LockError, Plugin
 from supervisor import exitcodes
 from supervisor.guard import announce
 from supervisor.guard.jobs import Jobs
@@ -21,7 +21,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from lockplugins.contract import Lease, Plugin
+    from lockplugins.contract import Lease
     from supervisor.guard.commands import Commands
     from supervisor.guard.deadline import Deadline
     from supervisor.guard.prepare import Prepared
@@ -46,7 +46,7 @@ class Supervisor:
         self.record = prepared.record
         self.signals = launcher_signals
         self.state = State.ACQUIRING
-        self.plugin: Plugin | None = None
+        self.plugin = Plugin({}, prepared.carrier)  # holds nothing, until the one is loaded
         self.leases: list[Lease] = []
         self.deadline: Deadline | None = None
         self.outcome: tuple[int, str] | None = None
@@ -134,7 +134,7 @@ class Supervisor:
         """Renew and watch what was acquired, and let clients in."""
         if self.deadline is not None:
             self.deadline.start()
-        for fd in self.plugin.watch_fds() if self.plugin else ():
+        for fd in self.plugin.watch_fds():
             self._watch_plugin(fd)
         self.loop.watch(self.record.control_fd, READABLE, lambda _: self._first_client())
 
@@ -144,7 +144,6 @@ class Supervisor:
 
     def _plugin_readable(self, fd: int) -> None:
         self.loop.unwatch(fd)
-        plugin = self.plugin
 
         def looked(_result: object, error: BaseException | None) -> None:
             if error is not None:
@@ -152,8 +151,7 @@ class Supervisor:
             else:
                 self._watch_plugin(fd)
 
-        if plugin is not None:
-            self.jobs.submit(lambda: plugin.on_readable(fd), looked)
+        self.jobs.submit(lambda: self.plugin.on_readable(fd), looked)
 
     def _first_client(self) -> None:
         """Load the control pipe's server, off this thread, when somebody first wants it."""
@@ -212,7 +210,7 @@ class Supervisor:
     def _release(self) -> None:
         """The kernel frees what dies with us; the rest is given back, in reverse order."""
         self.on_event("GUEST_EXITED", {"status": self.child.status})
-        if self.plugin is None or self.plugin.FREED_BY_DEATH:
+        if self.plugin.FREED_BY_DEATH:
             self.happen(Event.RELEASED)
             return
         self.jobs.submit(self._give_back, self._given_back)
@@ -222,10 +220,9 @@ class Supervisor:
         self.loop.at("release", now() + RELEASE_BOUND_S, lambda: self._given_back(None, late))
 
     def _give_back(self) -> None:
-        if self.plugin is not None:
-            for lease in reversed(self.leases):
-                self.plugin.release(lease)
-            self.plugin.close()
+        for lease in reversed(self.leases):
+            self.plugin.release(lease)
+        self.plugin.close()
 
     def _given_back(self, _result: object, error: BaseException | None) -> None:
         if error is not None and self.outcome is None:

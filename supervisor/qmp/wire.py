@@ -27,6 +27,7 @@ READABLE = select.POLLIN
 WRITABLE = select.POLLOUT
 MAX_MESSAGE_BYTES = 64 << 10
 MAX_REPLY_BYTES = 16 << 20
+MAX_DEPTH = 100  # rendering a message takes two frames of Python's stack a level
 
 _QUOTE, _BACKSLASH = b'"\\'
 _SPACE = b" \t\r\n"
@@ -56,7 +57,10 @@ class Framer:
         self._buffer += data
 
     def next(self) -> dict[str, object] | None:
-        """Return the next object, None when it is not all there; raises WireError."""
+        """Return the next object, None when it is not all there; raises WireError.
+
+        What it returns can be sent back: nested MAX_DEPTH deep at most, every number finite.
+        """
         if self._seen == 0:
             self._buffer = self._buffer.lstrip(_SPACE)
             if self._buffer and self._buffer[0] != ord("{"):
@@ -73,8 +77,8 @@ class Framer:
         if len(text) > self._limit:
             raise WireError(f"longer than {self._limit} bytes", fatal=True)
         try:
-            message = json.loads(text)
-        except (ValueError, RecursionError) as error:
+            message = json.loads(text, parse_constant=_refuse, parse_float=_finite)
+        except ValueError as error:
             raise WireError(f"not JSON: {error}") from error
         return message if isinstance(message, dict) else None
 
@@ -93,6 +97,8 @@ class Framer:
                 self._in_string = True
             elif byte in b"{[":
                 self._depth += 1
+                if self._depth > MAX_DEPTH:
+                    raise WireError(f"nested deeper than {MAX_DEPTH}", fatal=True)
             elif byte in b"}]":
                 self._depth -= 1
                 if self._depth <= 0:
@@ -108,6 +114,15 @@ class Framer:
     def _restart(self) -> None:
         self._seen = self._depth = 0
         self._in_string = self._escaped = False
+
+
+def _refuse(constant: str) -> float:
+    raise ValueError(f"{constant} is no JSON number")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    return number if abs(number) < float("inf") else _refuse(text)
 
 
 def encode(message: dict[str, object]) -> bytes:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from lockplugins.contract import ConfigError
-from supervisor import config, rundir
+from supervisor import config
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -140,7 +140,7 @@ def test_the_option_wins_over_the_environment_and_that_over_the_system(
 def test_the_runtime_directory_is_the_options_the_environments_the_files_the_users(
     write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert config.runtime_dir(None, None) == rundir.default_base()
+    assert config.runtime_dir(None, None) == config.default_base()
     path = write('runtime_dir = "/from/file"')
     assert config.runtime_dir(None, path) == "/from/file"
     monkeypatch.setenv(config.RUNTIME_DIR_VARIABLE, "/from/environment")
@@ -153,3 +153,17 @@ def test_a_guest_can_be_found_while_the_file_has_a_fault_elsewhere(write: Write)
     assert config.runtime_dir(None, path) == "/from/file"
     with pytest.raises(ConfigError):
         config.runtime_dir(None, write("runtime_dir = 1"))
+
+
+def test_without_root_it_is_the_users_own_or_has_to_be_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/1000")
+    assert config.runtime_dir(None, None) == "/run/user/1000/lock-supervisor"
+    monkeypatch.delenv("XDG_RUNTIME_DIR")
+    with pytest.raises(config.NoRundirError, match="--runtime-dir") as caught:
+        config.runtime_dir(None, None)
+    assert caught.value.exit_code == 2
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert config.runtime_dir(None, None) == "/run/lock-supervisor"

@@ -18,7 +18,7 @@ import prctl
 import pytest
 
 from lockplugins.contract import Resource
-from supervisor.guard import spec
+from supervisor import spec
 from tests.support.waiting import readable
 
 if TYPE_CHECKING:

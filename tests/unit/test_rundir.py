@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supervisor import rundir
+from supervisor import holders, rundir
 from supervisor.rundir import GuardDir, RundirError, SupervisedError
 
 if TYPE_CHECKING:
@@ -181,13 +181,13 @@ def test_the_start_time_is_read_whatever_a_process_calls_itself(tmp_path: Path) 
 
 def test_the_guest_of_a_guard_is_found_by_the_file_that_it_holds(tmp_path: Path) -> None:
     guard_dir = GuardDir.claim(str(tmp_path / "with\nnewline"), UUID)
-    assert rundir.guest_of(os.getpid()) is None
+    assert holders.guest_of(os.getpid()) is None
     guard_dir.publish("guest.json", rundir.as_json({"supervisor_pid": os.getpid() + 1}))
-    assert rundir.guest_of(os.getpid()) is None
+    assert holders.guest_of(os.getpid()) is None
     guard_dir.publish("guest.json", rundir.as_json({"supervisor_pid": os.getpid(), "name": "w"}))
-    assert rundir.guest_of(os.getpid()) == {"supervisor_pid": os.getpid(), "name": "w"}
+    assert holders.guest_of(os.getpid()) == {"supervisor_pid": os.getpid(), "name": "w"}
     let_go(guard_dir)
-    assert rundir.guest_of(os.getpid()) is None
+    assert holders.guest_of(os.getpid()) is None
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", "\xff"])
