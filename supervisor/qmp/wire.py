@@ -96,15 +96,18 @@ class Framer:
             elif byte == _QUOTE:
                 self._in_string = True
             elif byte in b"{[":
-                self._depth += 1
-                if self._depth > MAX_DEPTH:
-                    raise WireError(f"nested deeper than {MAX_DEPTH}", fatal=True)
+                self._deepen()
             elif byte in b"}]":
                 self._depth -= 1
                 if self._depth <= 0:
                     return index + 1
         self._seen = len(self._buffer)
         return None
+
+    def _deepen(self) -> None:
+        self._depth += 1
+        if self._depth > MAX_DEPTH:
+            raise WireError(f"nested deeper than {MAX_DEPTH}", fatal=True)
 
     def _skip_line(self) -> None:
         end = self._buffer.find(b"\n")
