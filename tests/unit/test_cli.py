@@ -1,0 +1,189 @@
+"""Does every way to end a command say so in one line, with its exit code?"""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import TYPE_CHECKING
+
+import click
+import pytest
+
+from lockplugins.contract import LeaseHeldError
+from supervisor import __version__
+from supervisor.cli import main
+from tests.support.standin import Directory
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+COMMANDS = {"run", "child", "list", "status", "attach", "detach", "stop", "kill", "wait"}
+
+Captured = pytest.CaptureFixture[bytes]
+
+
+@pytest.fixture(autouse=True)
+def _runtime_dir(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("LOCK_SUPERVISOR_RUNTIME_DIR", str(tmp_path))
+
+
+def test_the_commands_are_those_of_this_version() -> None:
+    context = click.Context(main.commands)
+    assert set(main.commands.list_commands(context)) == COMMANDS
+    for name in COMMANDS:
+        command = main.commands.get_command(context, name)
+        assert command is not None
+        assert command.name == name
+
+
+def test_version_and_help_are_printed(capsysbinary: Captured) -> None:
+    assert main.execute(["--version"]) == 0
+    assert capsysbinary.readouterr().out == f"lock-supervisor {__version__}\n".encode()
+    assert main.execute(["--help"]) == 0
+    out = capsysbinary.readouterr().out.decode()
+    assert all(f"  {name} " in out for name in COMMANDS)
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_every_help_has_an_example(name: str, capsysbinary: Captured) -> None:
+    assert main.execute([name, "--help"]) == 0
+    assert f"Example: lock-supervisor {name}" in capsysbinary.readouterr().out.decode()
+
+
+@pytest.mark.parametrize(
+    ("args", "named"),
+    [
+        ([], "Missing command"),
+        (["nonsense"], "'nonsense'"),
+        (["plan"], "'plan'"),
+        (["--nonsense"], "--nonsense"),
+        (["child"], "GUEST"),
+        (["child", "a", "b"], "b"),
+        (["status", "a", "--jsn"], "--jsn"),
+        (["stop", "a", "--timeout", "soon"], "soon is not a number of seconds"),
+        (["stop", "a", "--timeout", "-1"], "-1 is not a number of seconds"),
+        (["stop", "a", "--timeout", "nan"], "nan is not a number of seconds"),
+        (["list", "--runtime-dir", ""], "the path is empty"),
+        (["run"], "COMMAND"),
+        (["run", "--wait"], "--wait"),
+        (["run", "--wait", "x", "y"], "x is not a number of seconds"),
+        (["run", "--containment", "none", "x"], "none"),
+        (["run", "--ready-fd", "-1", "x"], "-1"),
+        (["run", "--incoming", "x"], "--incoming"),
+        (["run", "--detach", "x"], "--detach"),
+        (["run", "--na\x1bme", "x"], "--na\\x1bme"),
+    ],
+)
+def test_a_usage_error_is_one_line_that_names_the_word(
+    args: list[str], named: str, capsysbinary: Captured
+) -> None:
+    assert main.execute(args) == 2
+    out, err = capsysbinary.readouterr()
+    assert out == b""
+    assert err.startswith(b"lock-supervisor: cannot ")
+    assert err.count(b"\n") == 1
+    assert named in err.decode()
+
+
+@pytest.mark.parametrize(
+    ("args", "code"),
+    [
+        (["run", "x"], 2),
+        (["run", "--on-lockfailure", "pause", "--no-discover", "x"], 2),
+        (["run", "--plugin", "nonsense", "--no-discover", "x"], 2),
+        (["run", "--config", "/missing.toml", "x"], 2),
+        (["run", "qemu-kvm", "-readconfig", "x"], 2),
+        (["child", "web1"], 1),
+        (["status", "web1"], 1),
+        (["stop", "web1"], 1),
+        (["kill", "web1"], 1),
+        (["wait", "web1"], 1),
+        (["attach", "web1", "/a"], 1),
+        (["detach", "web1", "/a"], 1),
+    ],
+)
+def test_an_error_of_ours_is_one_line_with_its_exit_code(
+    args: list[str], code: int, capsysbinary: Captured
+) -> None:
+    assert main.execute(args) == code
+    out, err = capsysbinary.readouterr()
+    assert out == b""
+    assert err.startswith(b"lock-supervisor: cannot ")
+    assert err.count(b"\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "line"),
+    [
+        (LeaseHeldError("acquire", "a\nb", "held"), 110, "cannot acquire a\\x0ab: held"),
+        (KeyboardInterrupt(), 130, None),
+        (BrokenPipeError(), 141, None),
+        (KeyError("x\ny"), 125, "cannot go on: our own fault: KeyError('x\\ny')"),
+    ],
+)
+def test_whatever_a_command_raises_becomes_an_exit_code(
+    raised: BaseException,
+    code: int,
+    line: str | None,
+    capsysbinary: Captured,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(_base: str, _text: str) -> None:
+        raise raised
+
+    monkeypatch.setattr("supervisor.finding.resolve", fail)
+    assert main.execute(["child", "web1"]) == code
+    err = capsysbinary.readouterr().err.decode()
+    assert err.startswith(f"lock-supervisor: {line}") if line else err == ""
+    assert err.count("\n") == (line is not None)
+
+
+def test_names_that_are_not_utf8_are_shown_as_the_bytes_they_are(capsysbinary: Captured) -> None:
+    assert main.execute(["child", os.fsdecode(b"\xff\n")]) == 1
+    assert b"guest \xff\\x0a:" in capsysbinary.readouterr().err
+    assert main.execute(["child", "\ud800"]) == 1  # stands for no byte
+    assert b"guest \\ud800:" in capsysbinary.readouterr().err
+
+
+def _run_telling(args: list[str]) -> bytes:
+    """Return what `run` writes to --ready-fd before it fails."""
+    read_fd, write_fd = os.pipe()
+    main.execute(["run", "--ready-fd", str(write_fd), *args])
+    os.close(write_fd)
+    with open(read_fd, "rb") as file:
+        return file.read()
+
+
+@pytest.mark.parametrize(
+    ("args", "start"),
+    [
+        (["--plugin", "nonsense", "--no-discover", "x"], b"ERROR 2 cannot use plugin nonsense: "),
+        (["--containment", "nonsense", "x"], b"ERROR 2 cannot run: "),
+        (["x"], b"ERROR 2 cannot find the disks of x: "),
+    ],
+)
+@pytest.mark.usefixtures("capsysbinary")
+def test_a_front_door_that_fails_tells_ready_fd(args: list[str], start: bytes) -> None:
+    told = _run_telling(args)
+    assert told.startswith(start)
+    assert told.count(b"\n") == 1
+    assert told.endswith(b"\n")
+
+
+@pytest.mark.usefixtures("capsysbinary")
+def test_a_ready_fd_that_is_not_open_changes_no_exit_code() -> None:
+    assert main.execute(["run", "--ready-fd", "987654", "x"]) == 2
+
+
+def test_closed_standard_descriptors_are_no_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Directory(str(tmp_path)):
+        monkeypatch.setattr("sys.stderr", None)
+        assert main.execute(["child", "nobody"]) == 1
+        monkeypatch.setattr("sys.stdout", None)
+        assert main.execute(["list"]) == 111
+
+
+def test_sigpipe_and_sigint_are_the_numbers_that_shells_expect() -> None:
+    assert (main._SIGINT, main._SIGPIPE) == (signal.SIGINT, signal.SIGPIPE)
