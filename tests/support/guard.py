@@ -24,7 +24,7 @@ from supervisor.spec import GuestSpec, render
 from tests.support import waiting
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
     from types import TracebackType
     from typing import Any, Self
@@ -173,17 +173,19 @@ class Guards:
         *,
         pass_fds: Sequence[int] = (),
         prefix: Sequence[str] = (),
+        argv_of: Callable[[GuestSpec], list[str]] = render,
         **popen: Any,
     ) -> Guard:
         """Start the guard of `spec` for `command` and do not wait; `prefix` may be strace.
 
         `popen` are subprocess.Popen's; standard output and error go to `stderr()`.
+        `argv_of` says how the guard is called: directly, unless it says otherwise.
         """
         ready_fd, spec.ready_fd = os.pipe()
         with tempfile.TemporaryFile() as stderr:
             popen = {"stdin": subprocess.DEVNULL, "stdout": stderr, "stderr": stderr, **popen}
             process: subprocess.Popen[bytes] = subprocess.Popen(
-                [*prefix, *render(spec), *command], pass_fds=(*pass_fds, spec.ready_fd), **popen
+                [*prefix, *argv_of(spec), *command], pass_fds=(*pass_fds, spec.ready_fd), **popen
             )
             os.close(spec.ready_fd)
             stderr_fd = os.dup(stderr.fileno())
