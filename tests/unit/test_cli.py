@@ -12,7 +12,7 @@ import pytest
 from lockplugins.contract import LeaseHeldError
 from supervisor import __version__
 from supervisor.cli import main
-from tests.support.standin import Directory
+from tests.support.scripted import Directory
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,7 +11,7 @@ import pytest
 
 from supervisor import client, rundir
 from supervisor.cli import main
-from tests.support.standin import Connection, Control, Directory, answering, child_of
+from tests.support.scripted import Connection, Control, Directory, answering, child_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

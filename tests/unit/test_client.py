@@ -12,7 +12,7 @@ import pytest
 
 from lockplugins.contract import LeaseHeldError, LockError, UnsupportedError
 from supervisor import client, rundir
-from tests.support.standin import GREETING, Connection, Control, Directory, answering, child_of
+from tests.support.scripted import GREETING, Connection, Control, Directory, answering, child_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,7 +12,7 @@ import pytest
 
 from supervisor import ending, finding, rundir
 from supervisor.ending import UnkillableError, Witnesses
-from tests.support.standin import Directory, child_of
+from tests.support.scripted import Directory, child_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

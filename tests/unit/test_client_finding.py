@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from supervisor import finding
-from tests.support.standin import Directory, child_of
+from tests.support.scripted import Directory, child_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
