@@ -19,9 +19,10 @@ from lockplugins.contract import (
     UnsupportedError,
 )
 from supervisor import exitcodes, holders
-from supervisor.guard.images import OpenImages
+from supervisor.guard import containment
 from supervisor.guard.lifecycle import PUBLIC_STATE, State
 from supervisor.guard.loop import now
+from supervisor.qmp.images import OpenImages
 from supervisor.qmp.monitor import Monitor
 
 TYPE_CHECKING = False
@@ -69,7 +70,7 @@ class Commands:
         self._monitor: Monitor | None = None
         if supervisor.prepared.monitor_fd is not None:
             self._monitor = Monitor(supervisor.prepared.monitor_fd, supervisor.loop)
-        self._images = OpenImages(supervisor, self._monitor)
+        self._images = OpenImages(self._monitor, supervisor.loop, supervisor.jobs.apart)
         self._table: dict[str, Callable[[dict[str, object], Done], None]] = {
             "query-child": self._query_child,
             "query-status": self._query_status,
@@ -105,9 +106,15 @@ class Commands:
         done([lease.as_json() for lease in self._supervisor.leases])
 
     def _query_status(self, _arguments: dict[str, object], done: "Done") -> None:
-        self._images.survey(lambda unleased, words: done(self._status(unleased, words)))
+        supervisor, mode = self._supervisor, self._supervisor.record.mode
+        pid, inode = supervisor.child.pid, supervisor.prepared.carrier.inode()
+        self._images.survey(
+            [lease.resource for lease in supervisor.leases],
+            lambda: containment.doubts(mode, pid, inode),
+            lambda unleased, doubt: done(self._status(unleased, doubt)),
+        )
 
-    def _status(self, unleased: list[str], guarantee: str) -> dict[str, object]:
+    def _status(self, unleased: list[str], doubt: str) -> dict[str, object]:
         supervisor, spec = self._supervisor, self._supervisor.spec
         deadline = supervisor.deadline
         return {
@@ -119,7 +126,7 @@ class Commands:
             "child_pid": supervisor.child.pid,
             "plugin": spec.plugin,
             "containment": supervisor.record.mode,
-            "guarantee": guarantee,
+            "guarantee": containment.guarantee(supervisor.record.mode, doubt, unleased),
             "since": supervisor.record.since,
             "leases": [lease.as_json() for lease in supervisor.leases],
             "deadline_s": None if deadline is None else round(deadline.instant - now(), 3),

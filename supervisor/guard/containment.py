@@ -56,7 +56,7 @@ def _disarms_death_signal(argv: "Sequence[str]", path: str) -> str:
     """Return why prctl(2)'s PR_SET_PDEATHSIG would be lost, or nothing."""
     if is_qemu(argv[0]):
         words = _options(argv)
-        for option, value in zip(words, [*words[1:], ""], strict=True):
+        for option, value in zip(words, [*words[1:], ""], strict=False):
             if option == "-runas" or (option == "-run-with" and "user=" in value):
                 return f"QEMU is told to change user ({option} {value})"
         if "-daemonize" in words:

@@ -1,23 +1,23 @@
-"""Which images does QEMU have open, and does each have a lease of ours?
+"""Which images does QEMU have open, and which of them are not among those that we know?
 
-Asks the private monitor, compares by name, then by device and inode on a
-thread of its own, since a hung filesystem must not hold any answer for long.
-It must not change anything.
+Asks the monitor, compares by name, then by device and inode on a thread of its
+own, since a hung filesystem must not hold any answer for long. It must not
+change anything, nor know what a lease is.
 """
 
 import json
 import os
-
-from supervisor.guard import containment
-from supervisor.guard.loop import now
+import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from typing import Any
 
-    from supervisor.guard.supervise import Supervisor
     from supervisor.qmp.monitor import Monitor
+    from supervisor.qmp.wire import Poller
 
+    Apart = Callable[[Callable[[], Any], Callable[[Any, BaseException | None], None]], None]
     Surveyed = Callable[[list[str], str], None]
 
 SURVEY_S = 0.5
@@ -27,22 +27,27 @@ _LATE = "the guest could not be looked at in time"
 
 
 class OpenImages:
-    """Compares QEMU's block nodes with the supervisor's leases."""
+    """Compares QEMU's block nodes with known paths; `apart(job, then)` runs a job on a thread."""
 
-    def __init__(self, supervisor: "Supervisor", monitor: "Monitor | None") -> None:
-        self._supervisor = supervisor
+    def __init__(self, monitor: "Monitor | None", loop: "Poller", apart: "Apart") -> None:
         self._monitor = monitor
+        self._loop = loop
+        self._apart = apart
         self._waiting: list[Surveyed] = []
         self._looking = False
 
-    def survey(self, then: "Surveyed") -> None:
-        """Call `then(unleased paths, guarantee in words)` within SURVEY_S seconds or so."""
+    def survey(self, known: list[str], also: "Callable[[], str]", then: "Surveyed") -> None:
+        """Call `then(unknown paths, doubt)` within SURVEY_S seconds or so.
+
+        `also` looks at something else on the same thread; the doubt is its
+        answer, or why none of this can be told.
+        """
         self._waiting.append(then)
         if len(self._waiting) == 1:
-            late = now() + SURVEY_S
-            self._supervisor.loop.at("survey", late, lambda: self._answer([], _LATE))
+            late = time.clock_gettime(time.CLOCK_BOOTTIME) + SURVEY_S
+            self._loop.at("survey", late, lambda: self._answer([], _LATE))
             if not self._looking:  # else the last look is still stuck, its answer as good
-                self._ask(SURVEY_S, self._look)
+                self._ask(SURVEY_S, lambda paths, why: self._look(paths, why, known, also))
 
     def _ask(self, timeout_s: float, then: "Callable[[list[str], str | None], None]") -> None:
         """Call `then(paths, reason)` with what QEMU has open, or why that cannot be told."""
@@ -56,30 +61,25 @@ class OpenImages:
             timeout_s,
         )
 
-    def _look(self, paths: list[str], reason: str | None) -> None:
+    def _look(
+        self, paths: list[str], reason: str | None, known: list[str], also: "Callable[[], str]"
+    ) -> None:
         if reason is not None:
             self._answer([], reason)
             return
-        supervisor = self._supervisor
-        leased = [lease.resource for lease in supervisor.leases]
-        mode, pid = supervisor.record.mode, supervisor.child.pid
-        inode = supervisor.prepared.carrier.inode()
 
         def looked(found: tuple[list[str], str] | None, error: BaseException | None) -> None:
             self._looking = False
             self._answer(*(found or ([], f"our own fault: {error!r}")))
 
         self._looking = True
-        supervisor.jobs.apart(
-            lambda: (_unleased(paths, leased), containment.doubts(mode, pid, inode)), looked
-        )
+        self._apart(lambda: (_unknown(paths, known), also()), looked)
 
-    def _answer(self, unleased: list[str], doubt: str) -> None:
-        self._supervisor.loop.cancel("survey")
+    def _answer(self, unknown: list[str], doubt: str) -> None:
+        self._loop.cancel("survey")
         waiting, self._waiting = self._waiting, []
-        words = containment.guarantee(self._supervisor.record.mode, doubt, unleased)
         for then in waiting:
-            then(unleased, words)
+            then(unknown, doubt)
 
     def is_open(self, path: str, then: "Callable[[bool | None, str], None]") -> None:
         """Call `then(answer, reason)`: does QEMU have `path` open? None when it cannot be told.
@@ -91,8 +91,8 @@ class OpenImages:
             if reason is not None:
                 then(None, reason)
                 return
-            self._supervisor.jobs.apart(
-                lambda: bool(paths) and not set(_unleased([path], paths)),
+            self._apart(
+                lambda: bool(paths) and not set(_unknown([path], paths)),
                 lambda found, error: then(found, f"our own fault: {error!r}"),
             )
 
@@ -109,10 +109,10 @@ def _paths(nodes: object) -> "Iterable[str]":
             yield name.removeprefix("file:")
 
 
-def _unleased(paths: list[str], leased: list[str]) -> list[str]:
-    """Return those of `paths` that are none of `leased`, by name or by identity."""
-    unnamed = [path for path in dict.fromkeys(paths) if path not in leased]
-    identities = {_identity(path) for path in leased if unnamed} - {None}
+def _unknown(paths: list[str], known: list[str]) -> list[str]:
+    """Return those of `paths` that are none of `known`, by name or by identity."""
+    unnamed = [path for path in dict.fromkeys(paths) if path not in known]
+    identities = {_identity(path) for path in known if unnamed} - {None}
     return [path for path in unnamed if _identity(path) not in identities]
 
 
