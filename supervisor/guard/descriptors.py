@@ -46,12 +46,8 @@ class Shelf:
         if posix.sysconf("SC_OPEN_MAX") < FIRST_OWN + _ROOM:
             self.limits = raise_limit()
             if posix.sysconf("SC_OPEN_MAX") < FIRST_OWN + _ROOM:
-                raise LockError(
-                    "start the guard",
-                    "with its descriptors",
-                    f"RLIMIT_NOFILE is {self.limits[1]}",
-                    f"allow {FIRST_OWN + _ROOM} at least",
-                )
+                reason = f"RLIMIT_NOFILE is less than {FIRST_OWN + _ROOM}"
+                raise LockError("open", "the guard's descriptors", reason, "raise the hard limit")
 
     def withhold(self, *fds: int | None) -> None:
         """Keep descriptors of the launcher's from the guest; raises ConfigError if not open."""

@@ -129,7 +129,7 @@ class Launching:
     def _no_go(self) -> None:
         name = self._supervisor.spec.name
         text = f"cannot start guest {name}: the launcher did not say GO; leases released"
-        self._supervisor.end_with(exitcodes.FAILED, text, Event.NO_GO)
+        self._supervisor.end_with(exitcodes.FAILED, text, Event.FAILED)
 
     def _hear_child(self, fd: int) -> None:
         """The child says hello, or why exec failed; end of file as exec closes its end."""
@@ -153,7 +153,7 @@ class Launching:
             code = exitcodes.NOT_FOUND if missing else exitcodes.NOT_EXECUTABLE
         reason = posix.strerror(number)
         text = f"cannot {stage} {self._prepared.command}: {reason}; leases released"
-        self._supervisor.end_with(code, text, Event.EXEC_FAILED)
+        self._supervisor.end_with(code, text, Event.FAILED)
 
     def _hear_init(self, fd: int) -> None:
         """The init of the namespace reaped somebody: the launched process, or a survivor."""

@@ -23,20 +23,15 @@ class Event:
     """What can happen to a guest or its supervisor."""
 
     LEASED = "leased"  # all leases held and published
-    REFUSED = "refused"  # not all leases to be had, or not to be published
     GO = "go"  # the launcher agrees
-    NO_GO = "no-go"  # the launcher does not, or is gone
     UP = "up"  # the guest executes
-    EXEC_FAILED = "exec-failed"
+    FAILED = "failed"  # refused, no go, no exec, our own fault: the outcome says which
     STOP = "stop"  # a signal or a client asks the guest to end
     INSIST = "insist"  # the stop timer ran out
     LOST = "lost"  # a lease is lost, or its proof came too late
-    FAULT = "fault"  # our own fault
     DEAD = "dead"  # the kernel says so: a readable pidfd
     RELEASED = "released"
-    ALL = (
-        LEASED, REFUSED, GO, NO_GO, UP, EXEC_FAILED, STOP, INSIST, LOST, FAULT, DEAD, RELEASED,
-    )  # fmt: skip
+    ALL = (LEASED, GO, UP, FAILED, STOP, INSIST, LOST, DEAD, RELEASED)
 
 
 class Action:
@@ -60,17 +55,13 @@ def _row(state: str, moves: dict[str, tuple[str, str]]) -> dict[tuple[str, str],
 
 _FENCED = (State.FENCING, Action.FENCE)
 _DEAD = (State.RELEASING, Action.RELEASE)
-_FATAL = (Event.REFUSED, Event.EXEC_FAILED, Event.LOST, Event.FAULT)
-_ALWAYS = dict.fromkeys(_FATAL, _FENCED) | {Event.DEAD: _DEAD}
+_ALWAYS = {Event.FAILED: _FENCED, Event.LOST: _FENCED, Event.DEAD: _DEAD}
 _BEFORE_GO = _ALWAYS | {Event.STOP: _FENCED}
 _AFTER_GO = _ALWAYS | {Event.STOP: (State.STOPPING, Action.TIME_STOP)}
 
 TABLE: dict[tuple[str, str], tuple[str, str]] = (
     _row(State.ACQUIRING, _BEFORE_GO | {Event.LEASED: (State.ACQUIRED, Action.OFFER)})
-    | _row(
-        State.ACQUIRED,
-        _BEFORE_GO | {Event.GO: (State.LAUNCHING, Action.LAUNCH), Event.NO_GO: _FENCED},
-    )
+    | _row(State.ACQUIRED, _BEFORE_GO | {Event.GO: (State.LAUNCHING, Action.LAUNCH)})
     | _row(State.LAUNCHING, _AFTER_GO | {Event.UP: (State.RUNNING, Action.ANNOUNCE)})
     | _row(State.RUNNING, _AFTER_GO)
     | _row(

@@ -29,8 +29,11 @@ if TYPE_CHECKING:
     from supervisor.qmp.server import Server
     from supervisor.spec import GuestSpec
 
+    Loaded = tuple[type[Commands], type[Server]]
+
 UNKILLABLE_S = 30.0
 RELEASE_BOUND_S = 10.0
+RETRY_S = 1.0
 _BEFORE_GO = (State.ACQUIRING, State.ACQUIRED)
 
 
@@ -99,16 +102,14 @@ class Supervisor:
     def fail(self, error: BaseException) -> None:
         """End the guest: what it needs failed, or our own fault."""
         if isinstance(error, LockError):
-            self.end_with(error.exit_code, str(error), Event.REFUSED)
+            self.end_with(error.exit_code, str(error), Event.FAILED)
         else:
-            self.end_with(exitcodes.OUR_FAULT, self._fault(error), Event.FAULT)
+            self.end_with(exitcodes.OUR_FAULT, self._fault(error), Event.FAILED)
 
     def _heard(self, number: int, *, from_terminal: bool) -> None:
         """A signal arrived: for us before go, else for the guest."""
         if self.state in _BEFORE_GO and number in STOPPING:
-            text = (
-                f"cannot start guest {self.spec.name}: signal {number} came first; nothing is held"
-            )
+            text = f"cannot start guest {self.spec.name}: signal {number} came first; nothing held"
             self.end_with(exitcodes.SIGNAL_BASE + number, text, Event.STOP)
             return
         if not (from_terminal and self._shares_our_group()):
@@ -136,6 +137,9 @@ class Supervisor:
             self.deadline.start()
         for fd in self.plugin.watch_fds():
             self._watch_plugin(fd)
+        self._hear_clients()
+
+    def _hear_clients(self) -> None:
         self.loop.watch(self.record.control_fd, READABLE, lambda _: self._first_client())
 
     def _watch_plugin(self, fd: int) -> None:
@@ -157,17 +161,17 @@ class Supervisor:
         """Load the control pipe's server, off this thread, when somebody first wants it."""
         self.loop.unwatch(self.record.control_fd)
 
-        def load() -> "tuple[type[Commands], type[Server]]":
+        def load() -> "Loaded":
             from supervisor.guard.commands import Commands  # after go (D2)
             from supervisor.qmp.server import Server
 
             return Commands, Server
 
-        def loaded(
-            types: "tuple[type[Commands], type[Server]]", error: BaseException | None
-        ) -> None:
-            if error is not None:
-                raise error
+        def loaded(types: "Loaded", error: BaseException | None) -> None:
+            if error is not None:  # the guest runs on; clients are heard when it works again
+                self.jobs.submit(lambda: announce.say(f"cannot load the control pipe: {error!r}"))
+                self.loop.at("control", now() + RETRY_S, self._hear_clients)
+                return
             commands, server = types
             run = commands(self).run
             self.on_event = server(self.record.control_fd, self.loop, run).broadcast
@@ -214,9 +218,8 @@ class Supervisor:
             self.happen(Event.RELEASED)
             return
         self.jobs.submit(self._give_back, self._given_back)
-        late = LockError(
-            "release", f"leases of {self.spec.name}", f"no answer in {RELEASE_BOUND_S:g} s"
-        )
+        reason = f"no answer in {RELEASE_BOUND_S:g} s"
+        late = LockError("release", f"leases of guest {self.spec.name}", reason)
         self.loop.at("release", now() + RELEASE_BOUND_S, lambda: self._given_back(None, late))
 
     def _give_back(self) -> None:
