@@ -48,12 +48,8 @@ class Carrier:
         """Put a copy of `fd` into the guest's hands; raises LockError when there is no room."""
         token = self._next_token
         if len(self._tokens) >= CAPACITY:
-            raise LockError(
-                "carry",
-                f"lease {name}",
-                f"the guest carries {CAPACITY} already",
-                "detach one first",
-            )
+            reason = f"the guest carries {CAPACITY} already"
+            raise LockError("carry", f"lease {name}", reason, "detach one first")
         try:
             try:
                 self._send(token, fd)
