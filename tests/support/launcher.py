@@ -82,8 +82,8 @@ def _set_process(given: Launcher) -> None:
     if given.oom_score_adj is not None:
         with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
             file.write(str(given.oom_score_adj))
-    for name, limits in given.limits.items():
-        resource.setrlimit(getattr(resource, name), tuple(limits))
+    for name, (soft, hard) in given.limits.items():
+        resource.setrlimit(getattr(resource, name), (soft, hard))
     os.nice(given.nice)
     if given.doomed_cwd is not None:
         os.mkdir(given.doomed_cwd)

@@ -72,10 +72,13 @@ def idling(
     launcher: Launcher | None = None,
     *,
     pass_fds: Sequence[int] = (),
+    popen: Mapping[str, Any] | None = None,
     **fields: object,
 ) -> Guard:
     """Start a guard of IDLE, and wait until that idles."""
-    guard = start(guards, way, launcher=launcher, pass_fds=pass_fds, fields=fields).ready()
+    guard = start(
+        guards, way, launcher=launcher, pass_fds=pass_fds, fields=fields, **(popen or {})
+    ).ready()
     settle(guard.child_pid)
     return guard
 
