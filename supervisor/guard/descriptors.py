@@ -46,7 +46,7 @@ class Shelf:
         if posix.sysconf("SC_OPEN_MAX") < FIRST_OWN + _ROOM:
             self.limits = raise_limit()
             if posix.sysconf("SC_OPEN_MAX") < FIRST_OWN + _ROOM:
-                reason = f"RLIMIT_NOFILE is less than {FIRST_OWN + _ROOM}"
+                reason = f"RLIMIT_NOFILE is {self.limits[1]}, less than {FIRST_OWN + _ROOM}"
                 raise LockError("open", "the guard's descriptors", reason, "raise the hard limit")
 
     def withhold(self, *fds: int | None) -> None:
