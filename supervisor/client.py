@@ -135,10 +135,8 @@ class Client:
             self._greeted = True
 
     def _fill(self, deadline: float | None) -> None:
-        poll = select.poll()
-        poll.register(self._sock.fileno(), select.POLLIN)
         left_s = None if deadline is None else max(0.0, deadline - time.monotonic())
-        if not poll.poll(None if left_s is None else left_s * 1000):
+        if not is_readable(self._sock.fileno(), left_s):
             raise _no_answer(self._guest, "it did not answer in time")
         try:
             data, ancillary, _, _ = self._sock.recvmsg(
@@ -222,7 +220,10 @@ def recorded_child(path: str) -> Child | None:
 
 
 def open_process(guest: dict[str, object], who: str) -> int | None:
-    """Return a pidfd of the "child" or "supervisor" that guest.json names; None when it is gone."""
+    """Return a pidfd of the "child" or "supervisor" that guest.json names; None when it is gone.
+
+    A zombie is gone, unless a thread of it still runs: its pidfd says so.
+    """
     pid, start_time = guest.get(f"{who}_pid"), guest.get(f"{who}_start_time")
     if not isinstance(pid, int) or guest.get("boot_id") != rundir.boot_id():
         return None
@@ -230,10 +231,18 @@ def open_process(guest: dict[str, object], who: str) -> int | None:
         pidfd = os.pidfd_open(pid)
     except ProcessLookupError:
         return None
-    if rundir.start_time(pid) == start_time:  # looked at with the pidfd open: no reuse between
+    same = rundir.start_time(pid) == start_time  # looked at with the pidfd open: no reuse between
+    if same and not is_readable(pidfd, 0.0):
         return pidfd
     os.close(pidfd)
     return None
+
+
+def is_readable(fd: int, within_s: float | None) -> bool:
+    """Is `fd` readable, or does it become so in time (None: wait for ever)?"""
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(None if within_s is None else within_s * 1000))
 
 
 def _no_answer(guest: str, reason: OSError | str) -> NoAnswerError:

@@ -10,13 +10,12 @@ unless root).
 from __future__ import annotations
 
 import os
-import select
 import signal
 import time
 
 from lockplugins.contract import LockError
 from supervisor import rundir
-from supervisor.client import open_process
+from supervisor.client import is_readable, open_process
 from supervisor.finding import is_guarded
 
 TYPE_CHECKING = False
@@ -143,10 +142,7 @@ def _open_carrier(pid: int, inode: object) -> int | None:
 
 
 def _ends(pidfd: int, deadline: float | None) -> bool:
-    poll = select.poll()
-    poll.register(pidfd, select.POLLIN)
-    left_s = None if deadline is None else max(0.0, deadline - time.monotonic())
-    return bool(poll.poll(None if left_s is None else left_s * 1000))
+    return is_readable(pidfd, None if deadline is None else max(0.0, deadline - time.monotonic()))
 
 
 def revoke(guest: Guest, within_s: float = GONE_WITHIN_S) -> None:

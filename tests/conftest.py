@@ -16,7 +16,12 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-pytest_plugins = ["tests.support.guard", "tests.support.measured"]
+pytest_plugins = [
+    "tests.support.gate",
+    "tests.support.guard",
+    "tests.support.measured",
+    "tests.support.command",
+]
 
 _TOOLS = ("qemu-system-x86_64", "sanlock", "etcd")
 

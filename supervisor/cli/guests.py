@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _AT_ONCE = 200  # guests asked side by side, well below the usual limit of descriptors
 _LOOK_AGAIN_S = 0.5
-_STOP_ANSWER_S = 10.0
+_STOP_ANSWER_S = 5.0  # more than QEMU is given to hear of the power button
 _STATUS_ONLY = ("deadline_s", "unleased")
 
 

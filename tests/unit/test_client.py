@@ -305,5 +305,7 @@ def test_a_child_that_has_ended_is_not_believed(
 ) -> None:
     with Directory(str(tmp_path), child_of(sleeper.pid)) as made:
         sleeper.kill()
+        os.waitid(os.P_PID, sleeper.pid, os.WEXITED | os.WNOWAIT)  # a zombie that nobody reaps
+        assert client.recorded_child(made.path) is None
         sleeper.wait()
         assert client.recorded_child(made.path) is None
