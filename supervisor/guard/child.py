@@ -6,7 +6,7 @@ an end that only the kernel declares. It must not fork, nor decide.
 
 import posix
 
-from supervisor.guard import signals
+from supervisor.guard import containment, signals
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -74,13 +74,11 @@ class Child:
 
     def find_survivor(self) -> int | None:
         """Follow what a -daemonize left running; returns its pid, None when nothing is left."""
-        first = self._first_pid
         try:
-            with open(f"/proc/{first}/task/{first}/children", "rb") as file:
-                children = file.read().split()
+            children = containment.children_of(self._first_pid)
             if not children:
                 return None
-            pid = int(children[0])
+            pid = children[0]
             with open(f"/proc/{pid}/status", "rb") as file:
                 ids = next(line for line in file if line.startswith(b"NSpid:"))
             self._followed_pid = int(ids.split()[-1])

@@ -119,6 +119,15 @@ def _carries(pid: int, inode: int) -> bool:
     return False
 
 
+def children_of(pid: int) -> list[int]:
+    """Return the pids that the process's main thread has forked, and those left to it."""
+    try:
+        with open(f"/proc/{pid}/task/{pid}/children", "rb") as file:
+            return [int(child) for child in file.read().split()]
+    except OSError:
+        return []  # gone
+
+
 def doubts(mode: str, pid: int, inode: int) -> str:
     """Look at the running guest; return why the tie may not hold, or nothing."""
     ours, its = status_of("self"), status_of(pid)
@@ -128,6 +137,8 @@ def doubts(mode: str, pid: int, inode: int) -> str:
         for field, what in (("Uid", "user"), ("Gid", "group"), ("CapPrm", "capabilities")):
             if ours.get(field) != its.get(field):
                 return f"the guest changed {what}, which disarms the parent-death signal"
+        if children_of(pid):
+            return "the guest has forked, and the parent-death signal does not reach its children"
     if not _carries(pid, inode):
         return "the guest was not seen to carry its leases"
     return ""

@@ -111,9 +111,7 @@ def _named(argument: str) -> "Iterator[int]":
 
 
 def _not_open(what: str, fd: int) -> ConfigError:
-    return ConfigError(
-        "start", what, f"descriptor {fd} is not open", "have the launcher pass it on"
-    )
+    return ConfigError("start", what, f"descriptor {fd} is not open", "pass it on")
 
 
 def _is_open(fd: int) -> bool:
