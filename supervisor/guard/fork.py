@@ -16,13 +16,14 @@ from _prctl import PR_SET_NAME, PR_SET_PDEATHSIG, prctl  # prctl.py costs 0.8 ms
 
 from lockplugins.contract import LockError
 from supervisor import exitcodes
-from supervisor.guard import descriptors, signals
 from supervisor.guard.child import Child
+from supervisor.guard.descriptors import Shelf, lower_limit
+from supervisor.guard.signals import SIGKILL, Signals, block_all
 from supervisor.spec import Containment
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
     from typing import NoReturn
 
 _UCRED = "3i"
@@ -40,17 +41,12 @@ class Launch:
     """
 
     def __init__(
-        self,
-        argv: list[str],
-        path: str,
-        shelf: descriptors.Shelf,
-        launcher_signals: signals.Signals,
-        inherit: "Sequence[int]",
+        self, argv: list[str], path: str, shelf: Shelf, taken: Signals, inherit: list[int]
     ) -> None:
         self.argv = argv
         self.path = path
         self.shelf = shelf
-        self.signals = launcher_signals
+        self.signals = taken
         self.inherit = inherit
         self.oom_score_adj: bytes | None = None
         go_read, go_write = posix.pipe2(posix.O_CLOEXEC)
@@ -107,7 +103,7 @@ def arm_parent_death(guard_pidfd: int) -> None:
     not cover a change of user, nor set-id bits, nor file capabilities at exec:
     containment.decide() refuses those.
     """
-    prctl(PR_SET_PDEATHSIG, signals.SIGKILL)
+    prctl(PR_SET_PDEATHSIG, SIGKILL)
     # Dead before prctl took effect? Then no signal will ever come. Not
     # getppid(): it is 0 in a new PID namespace, parent alive or dead.
     if select.select([guard_pidfd], [], [], 0)[0]:
@@ -130,7 +126,7 @@ def _become_guest(launch: Launch) -> "NoReturn":
         for fd in launch.shelf.ending:
             posix.close(fd)
         if launch.shelf.limits is not None:
-            descriptors.lower_limit(launch.shelf.limits)
+            lower_limit(launch.shelf.limits)
         if posix.read(launch.go_read, 1) != b"G":
             posix._exit(exitcodes.OUR_FAULT)
         launch.signals.restore()
@@ -193,7 +189,7 @@ def _be_init(launch: Launch, report: _socket.socket) -> "NoReturn":
     """
     try:
         arm_parent_death(launch.guard_pidfd)
-        signals.block_all()
+        block_all()
         prctl(PR_SET_NAME, "lock-init")
         pid = posix.fork()
         if pid == 0:
