@@ -7,6 +7,7 @@ must not know where the values come from.
 from __future__ import annotations
 
 import json
+import os
 import sys
 
 from lockplugins.contract import LockError, shown
@@ -25,8 +26,13 @@ def put(text: str) -> None:
     """Print one line at once; names that are not UTF-8 come out as the bytes that they are."""
     if sys.stdout is None:  # closed by whoever started us
         raise LockError("print", "the answer", "standard output is closed")
-    sys.stdout.buffer.write(as_bytes(text) + b"\n")
-    sys.stdout.flush()
+    try:
+        sys.stdout.buffer.write(as_bytes(text) + b"\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise LockError("print", "the answer", os.strerror(error.errno or 0)) from error
 
 
 def as_bytes(text: str) -> bytes:

@@ -12,7 +12,7 @@ import signal
 
 import click
 
-from lockplugins.contract import LockError, shown
+from lockplugins.contract import ConfigError, LockError, shown
 from supervisor import exitcodes
 from supervisor.cli.options import located, seconds
 from supervisor.cli.render import as_bytes
@@ -133,7 +133,7 @@ def _become_command(given: Given) -> NoReturn:
     """Exec COMMAND itself: no guest will run."""
     for fd in (given["ready_fd"], given["handshake_fd"]):
         if fd is not None:
-            os.close(fd)
+            _close(fd)
     command = given["command"]
     _restore_launcher()
     try:
@@ -142,6 +142,14 @@ def _become_command(given: Given) -> NoReturn:
         missing = error.errno == errno.ENOENT
         code = exitcodes.NOT_FOUND if missing else exitcodes.NOT_EXECUTABLE
         raise ExecError(command[0], error, code) from error
+
+
+def _close(fd: int) -> None:
+    try:
+        os.close(fd)
+    except OSError as error:
+        reason = os.strerror(error.errno or 0)
+        raise ConfigError("use", f"descriptor {fd}", reason) from error
 
 
 def _become(argv: list[str]) -> NoReturn:

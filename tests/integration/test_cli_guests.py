@@ -49,21 +49,9 @@ def acquiring(guards: Guards, disk: str, **fields: object) -> Guard:
     return guard
 
 
-def has_open(start: str, started: Started) -> bool:
-    """Has a process a descriptor whose link begins so?"""
-    directory = f"/proc/{started.process.pid}/fd"
-    for fd in os.listdir(directory):
-        try:
-            if os.readlink(f"{directory}/{fd}").startswith(start):
-                return True
-        except FileNotFoundError:
-            continue
-    return False
-
-
 def until_it_waits(command: Command, waiter: Started) -> None:
     """Return when the guard has heard of a `wait` that is up: later clients are served later."""
-    waiting.until(lambda: has_open("socket:", waiter), 10, "it has connected")
+    waiting.until(lambda: waiter.has_open("socket:"), 10, "it has connected")
     assert command.json("status", "web1")["state"] == "running"
 
 
@@ -256,7 +244,7 @@ def test_wait_begun_before_the_guest_ran_knows_its_exit_status(
         guard = guards.start(spec, ("/bin/sh", "-c", f"read _ <{fifo}; kill -USR1 $$"))
         until_waited_for(disk)
         waiter = command.start("wait", "web1")
-        waiting.until(lambda: has_open("anon_inode:[pidfd]", waiter), 10, "it watches the guard")
+        waiting.until(lambda: waiter.has_open("anon_inode:[pidfd]"), 10, "it watches the guard")
     guard.ready()
     until_it_waits(command, waiter)
     fifo.write_text("\n")

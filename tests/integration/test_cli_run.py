@@ -59,6 +59,29 @@ def test_front_door_and_guard_are_one_process(command: Command) -> None:
     assert (guest["supervisor_pid"], guest["child_pid"]) == (started.process.pid, pid)
 
 
+@pytest.mark.parametrize("option", ["--ready-fd", "--handshake-fd"])
+@pytest.mark.parametrize("words", [["--plugin", "nop", "--no-discover", "true"], [QEMU, "-h"]])
+def test_a_descriptor_that_is_not_open_is_exit_2(
+    command: Command, option: str, words: list[str]
+) -> None:
+    result = command("run", option, "987", *words)
+    assert (result.code, result.out, "987" in result.err) == (2, "", True), result
+
+
+def test_an_answer_that_cannot_be_written_is_an_error(command: Command) -> None:
+    with open("/dev/full", "wb") as full:
+        result = subprocess.run(
+            [PROGRAM, "list"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            env=command.env,
+            check=False,
+            timeout=10,
+        )
+    assert result.returncode == 111
+    assert result.stderr == (b"lock-supervisor: cannot print the answer: No space left on device\n")
+
+
 @pytest.mark.parametrize("dashes", [["--"], []])
 def test_everything_from_command_on_is_the_guests(command: Command, dashes: list[str]) -> None:
     words = ["--name", "--help", "--", "--plugin=nonsense", "-x", ""]
@@ -224,11 +247,7 @@ def test_interrupted_we_say_130_and_nothing(command: Command, guards: Guards) ->
     guards.run(plugin="nop", name="web1")
     waiter = command.start("wait", "web1")
 
-    def watches() -> bool:
-        directory = f"/proc/{waiter.process.pid}/fd"
-        return any("socket" in os.readlink(f"{directory}/{fd}") for fd in os.listdir(directory))
-
-    waiting.until(watches, 10, "it has connected")
+    waiting.until(lambda: waiter.has_open("socket:"), 10, "it has connected")
     waiter.process.send_signal(signal.SIGINT)
     result = waiter.end()
     assert (result.code, result.out, result.err) == (130, "", "")

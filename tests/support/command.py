@@ -45,6 +45,17 @@ class Started:
     def is_running(self) -> bool:
         return self.process.poll() is None
 
+    def has_open(self, link: str) -> bool:
+        """Has it a descriptor whose link in /proc begins so?"""
+        directory = f"/proc/{self.process.pid}/fd"
+        for fd in os.listdir(directory):
+            try:
+                if os.readlink(f"{directory}/{fd}").startswith(link):
+                    return True
+            except FileNotFoundError:
+                continue
+        return False
+
     def end(self, deadline_s: float = DEADLINE_S) -> Result:
         """Wait until it ends by itself."""
         out, err = self.process.communicate(timeout=deadline_s)

@@ -284,7 +284,7 @@ def test_the_files_are_not_believed_when_anything_disagrees(
     lies: list[dict[str, object]] = [
         {"child_start_time": started + 1},  # the pid was used again
         {"boot_id": "00000000-0000-0000-0000-000000000000"},  # so was the machine
-        {"child_pid": os.getpid()},  # child.pid says another one
+        child_of(os.getpid()),  # child.pid says another one
     ]
     for number, lie in enumerate(lies):
         with Directory(str(tmp_path / str(number)), fields) as made:
