@@ -72,6 +72,13 @@ class Wire:
         while self.fds:
             os.close(self.fds.pop())
 
+    def finish(self) -> None:
+        """Say nothing more; a peer that is gone already does not mind."""
+        try:
+            self.sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            return
+
     def send(self, data: bytes) -> None:
         self.sock.sendall(data)
 
