@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from supervisor.spec import Containment
-from tests.faults import firmware
-from tests.support import waiting
+from tests.faults import firmware, processes
 from tests.support.contender import Contender
 from tests.support.measured import milliseconds
 
@@ -33,18 +32,6 @@ def plug(guard: Guard, path: str) -> None:
     with guard.connect() as client:
         arguments: dict[str, object] = {"type": "disk", "path": path, "mode": "exclusive"}
         client.execute("acquire-resource", arguments, KILL_TO_FREE_S)
-
-
-def stop(guard: Guard) -> None:
-    """SIGSTOP the guest, and see it stopped."""
-    signal.pidfd_send_signal(guard.child_pidfd, signal.SIGSTOP)
-    stopped = "State:\tT"
-    waiting.until(lambda: stopped in status(guard.child_pid), KILL_TO_FREE_S, "guest stopped")
-
-
-def status(pid: int) -> str:
-    with open(f"/proc/{pid}/status", encoding="ascii") as file:
-        return file.read()
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -66,7 +53,7 @@ def test_nobody_gets_a_lease_while_the_guest_is_alive(
             leases.append(plugged)
         with Contender(guard.child_pid, *leases) as contender:
             if stopped:
-                stop(guard)
+                processes.stop(guard.child_pid)
             assert not contender.has_won()
             killed_at = time.monotonic()
             signal.pidfd_send_signal(guard.pidfd, signal.SIGKILL)
