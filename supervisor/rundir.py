@@ -1,9 +1,10 @@
 """Which files does a guest's runtime directory hold, and is its guard alive?
 
 `<base>/<uuid>/`, mode 0700: `supervisor.pid` (locked while the guard lives),
-`child.pid`, `guest.json`, `control`. The guard writes them, everyone reads
-them. It knows nothing of leases or of the control pipe's language. Imported on
-the guard's launch path: builtin modules only (README, D2).
+`child.pid`, `guest.json`, `control`, `monitor` (what QEMU is told of ours). The
+guard writes them, everyone reads them. It knows nothing of leases or of the
+control pipe's language. Imported on the guard's launch path: builtin modules
+only (README, D2).
 """
 
 import fcntl
@@ -21,7 +22,8 @@ SUPERVISOR_PID = "supervisor.pid"
 CHILD_PID = "child.pid"
 GUEST_JSON = "guest.json"
 CONTROL = "control"
-FILES = (CONTROL, GUEST_JSON, CHILD_PID, SUPERVISOR_PID)
+MONITOR = "monitor"
+FILES = (MONITOR, CONTROL, GUEST_JSON, CHILD_PID, SUPERVISOR_PID)
 
 _FLOCK = "hhqqi4x"
 _CREATE_ATTEMPTS = 100
@@ -110,7 +112,7 @@ class GuardDir:
             raise _failed("create", f"runtime directory {path}", error) from error
         guard_dir = cls(path, *claimed)
         try:
-            for name in (CONTROL, GUEST_JSON, CHILD_PID):
+            for name in FILES[:-1]:
                 guard_dir._unlink(name)
             posix.ftruncate(guard_dir.lock_fd, 0)
             posix.pwrite(guard_dir.lock_fd, f"{posix.getpid()}\n".encode(), 0)

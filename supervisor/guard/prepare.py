@@ -11,7 +11,7 @@ from _prctl import PR_SET_NAME, prctl
 from supervisor.guard import containment, descriptors, fork
 from supervisor.guard.carrier import Carrier
 from supervisor.guard.record import Record
-from supervisor.rundir import GuardDir
+from supervisor.rundir import MONITOR, GuardDir
 from supervisor.spec import Containment, is_qemu
 
 TYPE_CHECKING = False
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from supervisor.guard.signals import Signals
     from supervisor.spec import GuestSpec
 
-_MONITOR = "lock-supervisor"
+_CHARDEV = '[chardev "lock-supervisor"]\nbackend = "socket"\nfd = "{fd}"\n'
+_MON = '[mon "lock-supervisor"]\nchardev = "lock-supervisor"\nmode = "control"\n'
 
 
 class Prepared:
@@ -59,10 +60,14 @@ class Prepared:
             raise
 
     def _add_monitor(self, shelf: descriptors.Shelf, argv: list[str]) -> int:
-        """Give QEMU a QMP monitor on a socket of ours; returns QEMU's end."""
+        """Give QEMU a QMP monitor on a socket of ours; returns QEMU's end.
+
+        By -readconfig: -mon among its arguments would take away the monitor
+        that -nographic puts on the terminal (QEMU's default_monitor).
+        """
         ours, guests = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM)
         self.monitor_fd = shelf.lift(ours.detach())
         fd = shelf.lift(guests.detach())
-        argv += ["-chardev", f"socket,id={_MONITOR},fd={fd}"]
-        argv += ["-mon", f"chardev={_MONITOR},mode=control"]
+        self.dir.publish(MONITOR, _CHARDEV.format(fd=fd) + _MON)
+        argv += ["-readconfig", f"{self.dir.path}/{MONITOR}"]
         return fd

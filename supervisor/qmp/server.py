@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 
 MAX_CLIENTS = 64
 MAX_UNREAD_BYTES = 256 << 10
-_READ_BYTES = 16 << 10
+MESSAGES_A_TURN = 16
+_READ_BYTES = 4 << 10
 _UCRED = "3i"
 _GREETING: dict[str, object] = {
     "QMP": {"version": {"lock-supervisor": __version__}, "capabilities": []}
@@ -93,7 +94,7 @@ class Client:
         self._peer = peer
         self._framer = Framer()
         self._out = bytearray()
-        self._busy = self._serving = self._closing = False
+        self._busy = self._serving = self._closing = self._behind = False
         self.negotiated = False
         self.heard_at = time.monotonic()
         self._watch()
@@ -102,7 +103,7 @@ class Client:
         """Read only when idle and with little unread output: a slow reader slows itself alone."""
         if self._peer.fileno() < 0:
             return
-        events = 0 if self._busy or self._closing else READABLE
+        events = 0 if self._busy or self._closing or self._behind else READABLE
         events |= WRITABLE if self._out else 0
         self._server.loop.watch(self._peer.fileno(), events, self._ready)
 
@@ -133,11 +134,16 @@ class Client:
         self._serve()
 
     def _serve(self) -> None:
-        """Take up the messages that have arrived, up to one that must be waited for."""
+        """Take up what has arrived, up to a message that must be waited for.
+
+        No more than MESSAGES_A_TURN before the others have theirs.
+        """
         if self._serving:
             return
         self._serving = True
-        while not self._busy and not self._closing and self._peer.fileno() >= 0:
+        left = MESSAGES_A_TURN
+        while left and not self._busy and not self._closing and self._peer.fileno() >= 0:
+            left -= 1
             try:
                 message = self._framer.next()
             except WireError as error:
@@ -149,6 +155,9 @@ class Client:
                 break
             self._take(message)
         self._serving = False
+        self._behind = not left and self._peer.fileno() >= 0
+        if self._behind:
+            self._server.loop.at(f"client {self._peer.fileno()}", 0.0, self._serve)
         if self._closing and not self._out:
             self.close()
         else:
@@ -220,6 +229,7 @@ class Client:
     def close(self) -> None:
         """End the connection."""
         if self._peer.fileno() >= 0:
+            self._server.loop.cancel(f"client {self._peer.fileno()}")
             self._server.loop.unwatch(self._peer.fileno())
             self._peer.close()
             self._server.forget(self)
