@@ -178,7 +178,7 @@ def _find_kernel_node(resource: "Resource", device: int, located: Located) -> Fo
     except ResourceError as error:
         trouble = error.reason
     else:
-        if _stat.S_ISBLK(node.stat.st_mode) and node.stat.st_rdev == device:
+        if node.stat.st_rdev == device:  # 0 for a regular file
             return node
         trouble = f"{node.path} is not block device {numbers}"
     why = f"the kernel's own node of the device cannot be used: {trouble}"

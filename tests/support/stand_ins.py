@@ -56,6 +56,10 @@ class Two(StandIn):
     name = "two"
 
 
+class Three(StandIn):
+    name = "three"
+
+
 class Expiring(Plugin):
     """Proves what the test put into `sent`."""
 
@@ -78,4 +82,4 @@ class Vm(StandIn):
     capabilities = (Capability.VM,)
 
 
-CLASSES = {found.name: f"{__name__}:{found.__name__}" for found in (One, Two, Vm)}
+CLASSES = {found.name: f"{__name__}:{found.__name__}" for found in (One, Two, Three, Vm)}

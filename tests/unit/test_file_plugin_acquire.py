@@ -101,9 +101,13 @@ def test_another_spelling_is_the_same_disk_within_a_guest_and_refused_between_gu
     assert is_free(disks[0])
 
 
-def test_the_strongest_mode_wins_within_one_acquire(plugin: FilePlugin, disks: list[str]) -> None:
-    leases = plugin.acquire([*shared(disks[0]), *exclusive(disks[0])], None)
-    assert [lease.mode for lease in leases] == [Mode.SHARED, Mode.EXCLUSIVE]
+@pytest.mark.parametrize("first", Mode.ALL)
+def test_the_strongest_mode_wins_within_one_acquire(
+    plugin: FilePlugin, disks: list[str], first: str
+) -> None:
+    second = Mode.EXCLUSIVE if first == Mode.SHARED else Mode.SHARED
+    leases = plugin.acquire([Resource(disks[0], first), Resource(disks[0], second)], None)
+    assert [lease.mode for lease in leases] == [first, second]
     assert not is_free(disks[0], READ)
 
 

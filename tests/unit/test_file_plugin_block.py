@@ -155,20 +155,24 @@ def test_a_volume_is_locked_by_its_uuid_through_any_node(
     node = second_node(device, str(tmp_path / "node"))
     locks = {"lvm_lockspace_dir": str(tmp_path / "lvm"), "file_lockspace_dir": str(tmp_path / "f")}
     plugin = make(**locks)
+    launchers = os.open(tmp_path / "passed on by the launcher", os.O_CREAT)
+    os.set_inheritable(launchers, True)
     (lease,) = plugin.acquire([Resource(device)], None)
+    os.close(launchers)
     assert (lease.lockspace, lease.lease) == (locks["lvm_lockspace_dir"], LVM_UUID)
     assert os.listdir(tmp_path / "lvm") == [LVM_UUID]
     assert not (tmp_path / "f").exists(), "libvirt has one name for one disk"
     seen = lvs.parent.with_name("lvs.seen").read_text()
     command = f"C: --noheadings --unbuffered --nosuffix --options uuid {device}\n"
     assert seen.startswith(command)
-    assert "loop" not in seen.removeprefix(command), "a descriptor of the disk was passed on"
+    assert "loop" not in seen.removeprefix(command), "it got a descriptor of the disk"
+    assert "launcher" not in seen
     plugin.release(lease)
     with Locker(tmp_path / "lvm" / LVM_UUID, posix=True), pytest.raises(LeaseHeldError):
         plugin.acquire([Resource(node)], None)
 
 
-@pytest.mark.parametrize("script", ["exit 5", "true"], ids=["exit 5", "empty"])
+@pytest.mark.parametrize("script", ["echo x; exit 5", "true"], ids=["exit 5", "empty"])
 def test_what_lvs_does_not_know_is_locked_by_its_path(
     make: Callable[..., FilePlugin], device: str, lvs: Path, tmp_path: Path, script: str
 ) -> None:
@@ -190,6 +194,33 @@ def test_a_tool_that_fails_oddly_gives_no_lease(
     with pytest.raises(LeaseUnknownError, match=text):
         make(lvm_lockspace_dir=str(lvs.parent / "locks")).acquire([Resource(device)], None)
     assert is_free(device)
+
+
+@pytest.mark.parametrize("times", [1, 1000])
+def test_a_disk_that_is_replaced_after_a_look_at_it_is_looked_at_again(
+    make: Callable[..., FilePlugin], device: str, lvs: Path, tmp_path: Path, times: int
+) -> None:
+    node, other, left = (str(tmp_path / name) for name in ("node", "other", "left"))
+    second_node(device, node)
+    # lvs is asked between the look and the lock.
+    replace = f"mknod {other} b {_numbers(device)}; mv {other} {node}"
+    count = f"n=$(cat {left}); echo $((n - 1)) >{left}; [ $n -le 0 ] ||"
+    lvs.write_text(f"#!/bin/sh\n{count} {{ {replace}; }}\nexit 5\n")
+    (tmp_path / "left").write_text(f"{times}\n")
+    plugin = make(lvm_lockspace_dir=str(tmp_path / "lvm"))
+    if times == 1:
+        plugin.acquire([Resource(node)], None)
+        assert not is_free(node)
+        return
+    with pytest.raises(LeaseUnknownError, match=f"disk {node}: its files are replaced again and"):
+        plugin.acquire([Resource(node)], None)
+    assert is_free(node)
+    assert is_free(device)
+
+
+def _numbers(device: str) -> str:
+    number = os.stat(device).st_rdev
+    return f"{os.major(number)} {os.minor(number)}"
 
 
 def test_a_tool_that_hangs_is_ended_and_gives_no_lease(

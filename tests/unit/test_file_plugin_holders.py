@@ -148,21 +148,33 @@ def unreadable_disk() -> Iterator[str]:
         yield path
 
 
-def test_what_may_not_be_opened_is_told_from_the_kernels_list_or_not_at_all(
-    plugin: FilePlugin, unreadable_disk: str
-) -> None:
+@pytest.fixture
+def as_nobody(unreadable_disk: str) -> Iterator[str]:
+    """Be another user while the disk exists; from its end on, root again."""
     if os.geteuid() != 0:
         pytest.skip("needs another user's file")
-    with Locker(unreadable_disk, posix=True) as other:
-        os.seteuid(65534)
-        prctl.set_dumpable(True)  # or /proc/self would belong to root from now on
-        holders = plugin.inquire(Resource(unreadable_disk))
-        os.seteuid(0)
     os.seteuid(65534)
-    try:
-        with pytest.raises(LeaseUnknownError, match=r"cannot tell who holds disk .*EACCES"):
-            plugin.inquire(Resource(unreadable_disk))
-    finally:
-        os.seteuid(0)
+    prctl.set_dumpable(True)  # or /proc/self would belong to root from now on
+    yield unreadable_disk
+    os.seteuid(0)
+    prctl.set_dumpable(True)
+
+
+@pytest.mark.parametrize("posix", [True, False], ids=["POSIX", "OFD"])
+def test_who_holds_what_may_not_be_opened_is_told_from_the_kernels_list(
+    plugin: FilePlugin, as_nobody: str, *, posix: bool
+) -> None:
+    os.seteuid(0)
+    with Locker(as_nobody, posix=posix) as other:
+        os.seteuid(65534)
         prctl.set_dumpable(True)
-    assert [holder.pid for holder in holders] == [other.pid]
+        (holder,) = plugin.inquire(Resource(as_nobody))
+        os.seteuid(0)
+    assert (holder.pid, holder.mode) == (other.pid if posix else None, Mode.EXCLUSIVE)
+
+
+def test_what_may_not_be_opened_and_nobody_is_seen_to_hold_cannot_be_told(
+    plugin: FilePlugin, as_nobody: str
+) -> None:
+    with pytest.raises(LeaseUnknownError, match=r"cannot tell who holds disk .*EACCES"):
+        plugin.inquire(Resource(as_nobody))

@@ -12,6 +12,7 @@ import pytest
 from lockplugins.contract import (
     ConfigError,
     LeaseHeldError,
+    LockError,
     Mode,
     Resource,
     ResourceError,
@@ -122,6 +123,20 @@ def test_names_of_one_disk_that_differ_share_its_lock_but_not_their_lock_files(
     assert not is_free(disk)
     plugin.release(second)
     assert is_free(disk)
+
+
+def test_a_refused_release_leaves_every_file_as_it_was(
+    plugin: FilePlugin, lockspace: Path, disk: Path
+) -> None:
+    (writer,) = plugin.acquire([Resource(str(disk))], None)
+    plugin.acquire([Resource(str(disk), Mode.SHARED)], None)
+    with Locker(lockspace / hashed(disk), byte=2):
+        with pytest.raises(LockError, match="cannot release the lease on"):
+            plugin.release(writer)
+        assert not is_free(disk, READ)
+        assert is_free(disk, byte=2)
+    plugin.release(writer)
+    assert is_free(disk, READ)
 
 
 def test_inquire_creates_nothing(plugin: FilePlugin, lockspace: Path, disk: Path) -> None:
