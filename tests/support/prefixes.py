@@ -11,6 +11,8 @@ import subprocess
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from supervisor.spec import Containment, render
 from tests.support import insight, waiting
 from tests.support.guard import DEADLINE_S
@@ -24,7 +26,12 @@ if TYPE_CHECKING:
     from tests.support.launcher import Launcher
 
 FRONT_DOOR = "front door"
-WAYS = (Containment.PDEATHSIG, Containment.PIDNS, FRONT_DOOR)
+# For parametrize; one of them is enough for a quick run.
+WAYS = (
+    Containment.PDEATHSIG,
+    pytest.param(Containment.PIDNS, marks=pytest.mark.slow),
+    pytest.param(FRONT_DOOR, marks=pytest.mark.slow),
+)
 # Statically linked: it opens nothing, so that its descriptors are what it was given.
 IDLE = ("/bin/busybox", "sleep", "1000000")
 
