@@ -5,6 +5,7 @@ JSON objects one after another, white space between them optional
 """
 
 import json
+import re
 import select
 
 from supervisor.rundir import as_json
@@ -31,6 +32,8 @@ MAX_DEPTH = 100  # rendering a message takes two frames of Python's stack a leve
 
 _QUOTE, _BACKSLASH = b'"\\'
 _SPACE = b" \t\r\n"
+_OUTSIDE = re.compile(rb'["{}\[\]]')
+_IN_STRING = re.compile(rb'["\\]')
 
 
 class WireError(Exception):
@@ -50,7 +53,6 @@ class Framer:
         self._seen = 0
         self._depth = 0
         self._in_string = False
-        self._escaped = False
 
     def feed(self, data: bytes) -> None:
         """Add what was received."""
@@ -84,23 +86,22 @@ class Framer:
 
     def _find_end(self) -> int | None:
         """Return the index behind the brace that closes the first object."""
-        for index in range(self._seen, len(self._buffer)):
-            byte = self._buffer[index]
-            if self._in_string:
-                if self._escaped:
-                    self._escaped = False
-                elif byte == _BACKSLASH:
-                    self._escaped = True
-                elif byte == _QUOTE:
-                    self._in_string = False
-            elif byte == _QUOTE:
-                self._in_string = True
+        while mark := (_IN_STRING if self._in_string else _OUTSIDE).search(
+            self._buffer, self._seen
+        ):
+            byte = self._buffer[mark.start()]
+            if byte == _BACKSLASH and mark.end() == len(self._buffer):
+                self._seen = mark.start()  # what it escapes is still to come
+                return None
+            self._seen = mark.end() + (byte == _BACKSLASH)
+            if byte == _QUOTE:
+                self._in_string = not self._in_string
             elif byte in b"{[":
                 self._deepen()
             elif byte in b"}]":
                 self._depth -= 1
                 if self._depth <= 0:
-                    return index + 1
+                    return self._seen
         self._seen = len(self._buffer)
         return None
 
@@ -116,7 +117,7 @@ class Framer:
 
     def _restart(self) -> None:
         self._seen = self._depth = 0
-        self._in_string = self._escaped = False
+        self._in_string = False
 
 
 def _refuse(constant: str) -> float:
