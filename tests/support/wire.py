@@ -46,9 +46,9 @@ class Wire:
         self._buffer = b""
         self._last_id = 0
         self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(DEADLINE_S)
         try:
             _connect(self.sock, path)
+            self.sock.settimeout(DEADLINE_S)
             self.greeting = self.message() if negotiate else {}
             if negotiate:
                 self.execute("qmp_capabilities")
