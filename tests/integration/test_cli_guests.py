@@ -244,7 +244,15 @@ def test_wait_begun_before_the_guest_ran_knows_its_exit_status(
         guard = guards.start(spec, ("/bin/sh", "-c", f"read _ <{fifo}; kill -USR1 $$"))
         until_waited_for(disk)
         waiter = command.start("wait", "web1")
-        waiting.until(lambda: waiter.has_open("anon_inode:[pidfd]"), 10, "it watches the guard")
+        waiting.until(
+            lambda: (
+                waiter.has_open("anon_inode:[pidfd]")
+                and waiter.sleeps()
+                and not waiter.has_open("socket:")
+            ),
+            10,
+            "it has tried to connect, and watches the guard",
+        )
     guard.ready()
     until_it_waits(command, waiter)
     fifo.write_text("\n")

@@ -56,6 +56,10 @@ class Started:
                 continue
         return False
 
+    def sleeps(self) -> bool:
+        with open(f"/proc/{self.process.pid}/stat", encoding="ascii") as file:
+            return file.read().rpartition(")")[2].split()[0] == "S"
+
     def end(self, deadline_s: float = DEADLINE_S) -> Result:
         """Wait until it ends by itself."""
         out, err = self.process.communicate(timeout=deadline_s)

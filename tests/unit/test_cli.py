@@ -145,26 +145,21 @@ def test_names_that_are_not_utf8_are_shown_as_the_bytes_they_are(capsysbinary: C
     assert b"guest \\ud800:" in capsysbinary.readouterr().err
 
 
-def _run_telling(args: list[str]) -> bytes:
-    """Return what `run` writes to --ready-fd before it fails."""
-    read_fd, write_fd = os.pipe()
-    main.execute(["run", "--ready-fd", str(write_fd), *args])
-    os.close(write_fd)
-    with open(read_fd, "rb") as file:
-        return file.read()
-
-
 @pytest.mark.parametrize(
-    ("args", "start"),
+    ("options", "start"),
     [
-        (["--plugin", "nonsense", "--no-discover", "x"], b"ERROR 2 cannot use plugin nonsense: "),
-        (["--containment", "nonsense", "x"], b"ERROR 2 cannot run: "),
-        (["x"], b"ERROR 2 cannot find the disks of x: "),
+        (["--plugin", "nonsense", "--no-discover"], b"ERROR 2 cannot use plugin nonsense: "),
+        (["--containment", "nonsense"], b"ERROR 2 cannot run: "),
+        ([], b"ERROR 2 cannot find the disks of x: "),
     ],
 )
 @pytest.mark.usefixtures("capsysbinary")
-def test_a_front_door_that_fails_tells_ready_fd(args: list[str], start: bytes) -> None:
-    told = _run_telling(args)
+def test_a_front_door_that_fails_tells_ready_fd(options: list[str], start: bytes) -> None:
+    read_fd, write_fd = os.pipe()
+    main.execute(["run", *options, "--ready-fd", str(write_fd), "x"])
+    os.close(write_fd)
+    with open(read_fd, "rb") as file:
+        told = file.read()
     assert told.startswith(start)
     assert told.count(b"\n") == 1
     assert told.endswith(b"\n")

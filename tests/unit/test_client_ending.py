@@ -87,7 +87,7 @@ def test_a_guest_is_not_gone_while_anybody_carries_its_leases(
 def test_a_carrier_that_comes_late_is_waited_for(tmp_path: Path, carrier: socket.socket) -> None:
     inode = os.fstat(carrier.fileno()).st_ino
     with subprocess.Popen(
-        ["/bin/sh", "-c", "read _; /bin/sleep 1000 & echo $!"],
+        ["/bin/sh", "-c", "read _; /bin/sleep 30 & echo $!"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         pass_fds=[carrier.fileno()],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import multiprocessing
 import os
@@ -126,6 +127,32 @@ def test_a_symlink_in_place_of_the_pid_file_is_not_followed(tmp_path: Path) -> N
     assert (tmp_path / "victim").read_text() == "untouched"
 
 
+@pytest.mark.parametrize("heir", [False, True])
+def test_a_claim_of_a_file_that_was_removed_under_it_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, heir: bool
+) -> None:
+    """Between open and lock a remover is done, and perhaps another guard as fast as we are."""
+    let_go(GuardDir.claim(str(tmp_path), UUID))
+    real, heirs = fcntl.fcntl, list[GuardDir]()
+
+    def late(fd: int, command: int, argument: bytes) -> object:
+        monkeypatch.setattr(fcntl, "fcntl", real)
+        assert rundir.remove_dead(str(tmp_path / UUID))
+        if heir:
+            heirs.append(GuardDir.claim(str(tmp_path), UUID))
+        return real(fd, command, argument)
+
+    monkeypatch.setattr(fcntl, "fcntl", late)
+    if heir:
+        with pytest.raises(SupervisedError):
+            GuardDir.claim(str(tmp_path), UUID)
+        let_go(heirs[0])
+    else:
+        claimed = GuardDir.claim(str(tmp_path), UUID)
+        assert rundir.is_guarded(str(tmp_path / UUID))
+        let_go(claimed)
+
+
 def _claim_and_die(base: str, barrier: threading.Barrier, won: object) -> None:
     barrier.wait()
     for _ in range(ROUNDS):
@@ -136,6 +163,8 @@ def _claim_and_die(base: str, barrier: threading.Barrier, won: object) -> None:
             continue
         holder = f"{base}/holder"
         os.close(os.open(holder, os.O_CREAT | os.O_EXCL))  # fails if there are two
+        for _ in range(20):
+            os.sched_yield()
         os.unlink(holder)
         won.value += 1  # type: ignore[attr-defined]  # guarded by the claim itself
         guard_dir.remove()
@@ -168,7 +197,7 @@ def test_a_directory_path_longer_than_a_socket_address_has_a_short_one(tmp_path:
 def test_the_start_time_is_read_whatever_a_process_calls_itself(tmp_path: Path) -> None:
     odd = tmp_path / ") R 1 (x"
     odd.symlink_to("/bin/sleep")
-    with subprocess.Popen([str(odd), "1000"]) as process:
+    with subprocess.Popen([str(odd), "30"]) as process:
         started = rundir.start_time(process.pid)
         ours = rundir.start_time(os.getpid())
         assert started is not None
