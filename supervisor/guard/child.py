@@ -73,19 +73,24 @@ class Child:
         return pid, counted
 
     def find_survivor(self) -> int | None:
-        """Follow what a -daemonize left running; returns its pid, None when nothing is left."""
-        try:
-            children = containment.children_of(self._first_pid)
-            if not children:
-                return None
-            pid = children[0]
-            with open(f"/proc/{pid}/status", "rb") as file:
-                ids = next(line for line in file if line.startswith(b"NSpid:"))
-            self._followed_pid = int(ids.split()[-1])
-            self.follow(pid)
-        except (FileNotFoundError, ProcessLookupError):
+        """Follow what a -daemonize left running; returns its pid, None when nobody new is there.
+
+        QEMU forks twice. The process in the middle, still there or a zombie,
+        is known by leading the session.
+        """
+        if self._followed_pid != LAUNCHED_PID:
             return None
-        return pid
+        for pid in containment.children_of(self._first_pid):
+            try:
+                status = containment.status_of(pid)
+                own, session = (int(status[key].split()[-1]) for key in ("NSpid", "NSsid"))
+                if own != session:
+                    self.follow(pid)
+                    self._followed_pid = own
+                    return pid
+            except (KeyError, ProcessLookupError):
+                continue  # gone meanwhile
+        return None
 
 
 def _as_shell_counts(code: int, status: int) -> int:

@@ -32,6 +32,7 @@ class Launching:
         self._supervisor = supervisor
         self._prepared = supervisor.prepared
         self._answer = b""
+        self._daemonized = False
 
     def start(self) -> None:
         """Have the leases acquired, and listen to the child."""
@@ -156,15 +157,17 @@ class Launching:
         self._supervisor.end_with(code, text, Event.FAILED)
 
     def _hear_init(self, fd: int) -> None:
-        """The init of the namespace reaped somebody: the launched process, or a survivor."""
+        """The init of the namespace reaped somebody: the launched process, or a later one."""
         ended = self._prepared.child.read_init_report()
         if ended is None:
             self._supervisor.loop.unwatch(fd)
-        elif ended == (LAUNCHED_PID, 0) and self._prepared.daemonizes:
+            return
+        self._daemonized |= self._prepared.daemonizes and ended == (LAUNCHED_PID, 0)
+        if self._daemonized:
             self._supervisor.jobs.submit(self._follow_survivor, self._followed)
 
     def _follow_survivor(self) -> int | None:
-        """Publish who is the guest now that the launched process has exited (jobs thread)."""
+        """Publish who is the guest, once, now that the launched process has exited (jobs)."""
         pid = self._prepared.child.find_survivor()
         if pid is not None:
             self._supervisor.record.publish_acquired(pid, self._supervisor.leases)
