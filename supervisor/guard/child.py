@@ -78,13 +78,11 @@ class Child:
         QEMU forks twice. The process in the middle, still there or a zombie,
         is known by leading the session.
         """
-        if self._followed_pid != LAUNCHED_PID:
-            return None
         for pid in containment.children_of(self._first_pid):
             try:
                 status = containment.status_of(pid)
                 own, session = (int(status[key].split()[-1]) for key in ("NSpid", "NSsid"))
-                if own != session:
+                if own != session and self._followed_pid == LAUNCHED_PID:
                     self.follow(pid)
                     self._followed_pid = own
                     return pid

@@ -159,11 +159,10 @@ class Launching:
     def _hear_init(self, fd: int) -> None:
         """The init of the namespace reaped somebody: the launched process, or a later one."""
         ended = self._prepared.child.read_init_report()
+        self._daemonized |= self._prepared.daemonizes and ended == (LAUNCHED_PID, 0)
         if ended is None:
             self._supervisor.loop.unwatch(fd)
-            return
-        self._daemonized |= self._prepared.daemonizes and ended == (LAUNCHED_PID, 0)
-        if self._daemonized:
+        elif self._daemonized:
             self._supervisor.jobs.submit(self._follow_survivor, self._followed)
 
     def _follow_survivor(self) -> int | None:
