@@ -174,10 +174,14 @@ class Client:
 
         def done(result: object, error: LockError | None = None, fds: tuple[int, ...] = ()) -> None:
             self._busy = False
-            if error is None:
-                self.send({"return": result, **extra}, fds)
-            else:
+            answer = {"return": result, **extra}
+            if fds and error is None and not self._send_with(answer, fds):
+                advice = "read them, then ask again"
+                error = LockError("hand out", "descriptor", "earlier answers are unread", advice)
+            if error is not None:
                 self.send({"error": _as_wire(error), **extra})
+            elif not fds:
+                self.send(answer)
             self._serve()
 
         if not self.negotiated:
@@ -192,25 +196,29 @@ class Client:
         else:
             self._server.run(command, arguments, done)
 
-    def send(self, message: dict[str, object], fds: tuple[int, ...] = ()) -> None:
+    def send(self, message: dict[str, object]) -> None:
         """Queue a message; a reader that leaves too much unread is dropped."""
         if self._peer.fileno() < 0:
             return
-        data = encode(message)
-        if fds and not self._out:
-            data = data[self._send_with(data, fds) :]
-        self._out += data
+        self._out += encode(message)
         if len(self._out) > MAX_UNREAD_BYTES:
             self.close()
         else:
             self._flush()
 
-    def _send_with(self, data: bytes, fds: tuple[int, ...]) -> int:
+    def _send_with(self, message: dict[str, object], fds: tuple[int, ...]) -> bool:
+        """Send a message now, descriptors with its first byte; False when that cannot be."""
+        if self._out or self._peer.fileno() < 0:
+            return False
+        data = encode(message)
         rights = pack(f"{len(fds)}i", *fds)
         try:
-            return self._peer.sendmsg([data], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, rights)])
+            sent = self._peer.sendmsg([data], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, rights)])
         except OSError:
-            return 0
+            return False
+        self._out += data[sent:]
+        self._flush()
+        return True
 
     def _flush(self) -> None:
         try:
