@@ -160,8 +160,13 @@ def _base(runtime_dir: str | None, config_file: str | None) -> str:
 
 
 def _is_acquiring(guest: Guest) -> bool:
-    control = os.path.join(guest.path, rundir.CONTROL)
-    return guest.guarded and not os.path.lexists(control)
+    try:
+        os.lstat(os.path.join(guest.path, rundir.CONTROL))
+    except FileNotFoundError:
+        return guest.guarded
+    except OSError:  # another user's: cannot tell
+        return False
+    return False
 
 
 def _ask(guests: Sequence[Guest]) -> list[Status | None]:
@@ -184,8 +189,12 @@ def _begin(guest: Guest) -> Client | None:
         return None
     try:
         connection = client.connect(guest.path)
+    except client.NoAnswerError:
+        return None
+    try:
         connection.send("query-status")
     except client.NoAnswerError:
+        connection.close()
         return None
     return connection
 
