@@ -1,0 +1,128 @@
+"""What does the guard promise to somebody who is not root, and what does it refuse to?
+
+The parent-death signal needs no privilege; a PID namespace does. Run from a
+copy that everybody may read, as an installed package is.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from supervisor.spec import Containment, render
+from tests.faults import firmware, processes
+from tests.support import insight
+from tests.support.contender import Contender
+from tests.support.guard import Guards
+from tests.support.sources import CHECKOUT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from supervisor.spec import GuestSpec
+    from tests.support.guard import Guard
+
+DEADLINE_S = 20
+USER, GROUP = "nobody", "nogroup"
+RUNAS = ("-runas", "nobody")
+DISARMS = "which disarms the parent-death signal"
+NEEDS = "a PID namespace needs CAP_SYS_ADMIN; run as root, or change the command"
+
+
+class Public:
+    """A directory of USER's that everybody may enter, with a copy of the guard and a disk."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.disk = firmware.image(f"{path}/disk")
+        self._code = f"{path}/code"
+        for package in ("supervisor", "lockplugins"):
+            shutil.copytree(f"{CHECKOUT}/{package}", f"{self._code}/{package}")
+        for module in ("prctl", "_prctl"):
+            found = importlib.util.find_spec(module)
+            assert found is not None
+            assert found.origin is not None
+            shutil.copy(found.origin, self._code)
+        shutil.chown(path, USER, GROUP)
+        shutil.chown(self.disk, USER, GROUP)
+
+    def argv(self, spec: GuestSpec) -> list[str]:
+        """Call the copied guard."""
+        spec.import_dirs = [self._code]
+        return [word.replace(CHECKOUT, self._code) for word in render(spec)]
+
+    def start(self, guards: Guards, command: Sequence[str], containment: str) -> Guard:
+        """Start a guard of USER's for `command`."""
+        spec = guards.spec(self.disk, containment=containment)
+        return guards.start(
+            spec, command, argv_of=self.argv, user=USER, group=GROUP, extra_groups=[], cwd=self.path
+        )
+
+
+@pytest.fixture
+def public() -> Iterator[Public]:
+    with tempfile.TemporaryDirectory(prefix="public-") as path:
+        os.chmod(path, 0o711)  # noqa: S103  # pytest's own directories are root's alone
+        yield Public(path)
+
+
+@pytest.fixture
+def guards(public: Public) -> Iterator[Guards]:
+    with Guards(Path(public.path)) as started:
+        yield started
+
+
+@pytest.mark.parametrize("containment", [Containment.PDEATHSIG, Containment.AUTO])
+def test_an_ordinary_users_guest_dies_with_its_guard(
+    containment: str, public: Public, guards: Guards, rounds: Callable[[int, int], int]
+) -> None:
+    for _ in range(rounds(3, 30)):
+        guard = public.start(guards, firmware.argv(public.disk), containment).ready()
+        assert "0" not in insight.status(guard.child_pid)["Uid"].split()
+        with guard.connect() as client:
+            status = client.execute("query-status", timeout_s=DEADLINE_S)
+        assert isinstance(status, dict)
+        assert status["containment"] == Containment.PDEATHSIG
+        assert str(status["guarantee"]).startswith("the guest runs only while every lease is held")
+        with Contender(guard.child_pid, public.disk) as contender:
+            processes.kill(guard.pid)
+            for won in contender.won():
+                assert not won.alive, f"{won.path} free, guest {won.alive}"
+        guards.end(guard)
+
+
+@pytest.mark.parametrize(
+    ("options", "containment", "reason"),
+    [
+        ((), Containment.PIDNS, ""),
+        (("-daemonize",), Containment.AUTO, f"QEMU is told to fork (-daemonize), {DISARMS}; "),
+        (RUNAS, Containment.AUTO, f"QEMU is told to change user (-runas nobody), {DISARMS}; "),
+        (RUNAS, Containment.PIDNS, f"QEMU is told to change user (-runas nobody), {DISARMS}; "),
+    ],
+    ids=str,
+)
+def test_what_needs_a_namespace_is_refused_to_an_ordinary_user(
+    options: Sequence[str], containment: str, reason: str, public: Public, guards: Guards
+) -> None:
+    command = firmware.argv(public.disk, extra=options)
+    refusal = public.start(guards, command, containment).refused()
+    assert refusal.code == 2
+    error = f"lock-supervisor: cannot contain guest {command[0]}: {reason}{NEEDS}\n"
+    assert refusal.stderr == error
+    assert not os.path.exists(guards.runtime_dir)
+
+
+def test_a_program_with_set_id_bits_is_refused_to_an_ordinary_user(
+    public: Public, guards: Guards
+) -> None:
+    program = shutil.copy("/bin/sleep", f"{public.path}/program")
+    os.chmod(program, 0o4755)  # noqa: S103  # what it is about
+    refusal = public.start(guards, [program, "1000000"], Containment.AUTO).refused()
+    assert refusal.code == 2
+    assert f"{program} is set-user-ID or set-group-ID, {DISARMS}; {NEEDS}" in refusal.stderr
