@@ -7,12 +7,15 @@ hangs on somebody listening. It must not know the guest's state.
 import posix
 import select
 
+from lockplugins.contract import shown
+
 _PATIENCE_MS = 1000
+_LONGEST = 4096  # PIPE_BUF: where poll(2) says so, a pipe takes as much without waiting
 
 
 def say(line: str) -> None:
     """Write one line of ours to standard error, unless nobody takes it for a second."""
-    tell(2, f"lock-supervisor: {line}\n")
+    tell(2, f"lock-supervisor: {shown(line)}\n")
 
 
 def tell(fd: int | None, text: str) -> bool:
@@ -24,7 +27,8 @@ def tell(fd: int | None, text: str) -> bool:
         poll.register(fd, select.POLLOUT)
         if not poll.poll(_PATIENCE_MS):
             return False
-        posix.write(fd, text.encode("utf-8", "surrogateescape"))
+        data = text.encode("utf-8", "surrogateescape")
+        posix.write(fd, data if len(data) <= _LONGEST else data[: _LONGEST - 1] + b"\n")
     except OSError:
         return False
     return True
@@ -32,9 +36,8 @@ def tell(fd: int | None, text: str) -> bool:
 
 def refusal(ready_fd: int | None, code: int, text: str) -> None:
     """Say on standard error, and to a launcher that waits for READY, why there is no guest."""
-    line = text.replace("\n", " ")
-    say(line)
-    tell(ready_fd, f"ERROR {code} {line}\n")
+    say(text)
+    tell(ready_fd, f"ERROR {code} {shown(text)}\n")
 
 
 def notify(state: str) -> None:
