@@ -172,7 +172,7 @@ class Commands:
 
         if self._lease_on(path) is None:
             raise _no_lease(path)
-        self._images.is_open(path, looked)
+        self._images.is_open(path, self._supervisor.child.pid, looked)
 
     def _detach(self, path: str) -> "Lease":
         """Release one lease and publish that (jobs thread)."""

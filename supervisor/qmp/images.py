@@ -81,10 +81,12 @@ class OpenImages:
         for then in waiting:
             then(unknown, doubt)
 
-    def is_open(self, path: str, then: "Callable[[bool | None, str], None]") -> None:
+    def is_open(self, path: str, pid: int, then: "Callable[[bool | None, str], None]") -> None:
         """Call `then(answer, reason)`: does QEMU have `path` open? None when it cannot be told.
 
-        Without a monitor the answer is no: the caller's word is taken.
+        Asks QEMU, which runs as `pid`, and looks at its descriptors, since the
+        name by which it opened a file may have gone. Without a monitor the
+        answer is no: the caller's word is taken.
         """
 
         def asked(paths: list[str], reason: str | None) -> None:
@@ -92,7 +94,7 @@ class OpenImages:
                 then(None, reason)
                 return
             self._apart(
-                lambda: bool(paths) and not set(_unknown([path], paths)),
+                lambda: bool(paths) and (not _unknown([path], paths) or _has_open(pid, path)),
                 lambda found, error: then(found, f"our own fault: {error!r}"),
             )
 
@@ -114,6 +116,13 @@ def _unknown(paths: list[str], known: list[str]) -> list[str]:
     unnamed = [path for path in dict.fromkeys(paths) if path not in known]
     identities = {_identity(path) for path in known if unnamed} - {None}
     return [path for path in unnamed if _identity(path) not in identities]
+
+
+def _has_open(pid: int, path: str) -> bool:
+    """Is one of the process's descriptors this file? Raises OSError when that cannot be seen."""
+    wanted = _identity(path)
+    links = [f"/proc/{pid}/fd/{fd}" for fd in os.listdir(f"/proc/{pid}/fd")]
+    return wanted is not None and wanted in map(_identity, links)
 
 
 def _identity(path: str) -> tuple[int, ...] | None:

@@ -38,16 +38,17 @@ class Refused(Exception):  # noqa: N818 - an answer like any other
 
 
 class Wire:
-    """One connection to the socket at `path`; a context that closes it."""
+    """One connection, to the socket at a path or an own one; a context that closes it."""
 
-    def __init__(self, path: str, *, negotiate: bool = True) -> None:
+    def __init__(self, to: str | socket.socket, *, negotiate: bool = True) -> None:
         self.events: list[dict[str, Any]] = []
         self.fds: list[int] = []
         self._buffer = b""
         self._last_id = 0
-        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock = socket.socket(socket.AF_UNIX) if isinstance(to, str) else to
         try:
-            _connect(self.sock, path)
+            if isinstance(to, str):
+                _connect(self.sock, to)
             self.sock.settimeout(DEADLINE_S)
             self.greeting = self.message() if negotiate else {}
             if negotiate:
