@@ -12,7 +12,9 @@ whose server forgot its locks says nothing.
 Does not protect against: programs that look at no lock; other hosts, unless
 the image or the lockspace directory is on a filesystem that locks across
 hosts; a libvirt that is configured with lockspace directories when we are
-not, or that knows the disk by a name that is neither ours nor its realpath.
+not, or that knows the disk by a name that is neither ours nor its realpath;
+other devices on the same storage (a disk and its partition, an image and a
+loop device on it).
 
 Imported on the launch path (README, D2).
 """

@@ -10,14 +10,18 @@ import os
 import struct
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Self
+import threading
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from tests.support import waiting
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
 DEADLINE_S = 20
+Result = TypeVar("Result")
 READ, WRITE = fcntl.F_RDLCK, fcntl.F_WRLCK
 
 _FLOCK = "hhqqi4x"
@@ -94,6 +98,20 @@ def until_waited_for(path: str | os.PathLike[str]) -> None:
         return any(words[1] == "->" and words[6].endswith(ending) for words in lines)
 
     waiting.until(waiter, DEADLINE_S, f"somebody waits for {path}")
+
+
+def on_a_thread(call: Callable[[], Result]) -> Future[Result]:
+    """Run `call` on a thread that keeps nobody waiting, should it hang."""
+    future: Future[Result] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(call())
+        except BaseException as error:  # noqa: BLE001  # it is the caller's, by way of the future
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future
 
 
 class CopyingCarrier:

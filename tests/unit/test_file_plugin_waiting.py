@@ -6,7 +6,6 @@ import hashlib
 import os
 import threading
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
@@ -20,11 +19,13 @@ from tests.support.locking import (
     CopyingCarrier,
     Locker,
     is_free,
+    on_a_thread,
     until_waited_for,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from concurrent.futures import Future
     from pathlib import Path
 
     Starter = Callable[..., Future[list[Lease]]]
@@ -42,16 +43,15 @@ def disks(tmp_path: Path) -> list[str]:
 
 @pytest.fixture
 def wait_for() -> Iterator[Starter]:
-    """Start acquiring on a thread of its own."""
-    pool = ThreadPoolExecutor()
+    """Start acquiring, and do not wait for it."""
     carriers: list[CopyingCarrier] = []
 
     def start(*resources: Resource, config: dict[str, str] | None = None) -> Future[list[Lease]]:
         carriers.append(CopyingCarrier())
-        return pool.submit(FilePlugin(config or {}, carriers[-1]).acquire, resources, FOR_EVER)
+        plugin = FilePlugin(config or {}, carriers[-1])
+        return on_a_thread(lambda: plugin.acquire(resources, FOR_EVER))
 
     yield start
-    pool.shutdown()
     for carrier in carriers:
         carrier.close()
 
@@ -138,16 +138,16 @@ def test_a_crowd_of_waiters_gets_it_one_by_one(disks: list[str]) -> None:
             plugin.release(lease)
         carrier.close()
 
-    with ThreadPoolExecutor(20) as pool:
-        for visitor in [pool.submit(visit) for _ in range(60)]:
-            visitor.result(DEADLINE_S)
+    for visitor in [on_a_thread(visit) for _ in range(20)]:
+        visitor.result(DEADLINE_S)
     assert most == 1
 
 
 def test_when_the_time_is_over_it_refuses_and_says_who(disks: list[str]) -> None:
     now = time.clock_gettime(time.CLOCK_BOOTTIME)
+    plugin = FilePlugin({}, CopyingCarrier())
     with Locker(disks[0]) as other, pytest.raises(LeaseHeldError) as refused:
-        FilePlugin({}, CopyingCarrier()).acquire([Resource(disks[0])], now)
+        on_a_thread(lambda: plugin.acquire([Resource(disks[0])], now)).result(DEADLINE_S)
     assert refused.value.holder is not None
     assert refused.value.holder.pid == other.pid
 
@@ -157,5 +157,5 @@ def test_to_convert_what_it_holds_it_never_waits(disks: list[str]) -> None:
     plugin = FilePlugin({}, carrier)
     plugin.acquire([Resource(disks[0], Mode.SHARED)], None)
     with Locker(disks[0], kind=READ), pytest.raises(LeaseHeldError):
-        plugin.acquire([Resource(disks[0])], FOR_EVER)
+        on_a_thread(lambda: plugin.acquire([Resource(disks[0])], FOR_EVER)).result(DEADLINE_S)
     carrier.close()

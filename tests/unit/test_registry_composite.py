@@ -19,7 +19,7 @@ from lockplugins.contract import (
     UnsupportedError,
 )
 from lockplugins.nop import NopPlugin
-from tests.support.locking import CopyingCarrier, Locker, is_free
+from tests.support.locking import DEADLINE_S, CopyingCarrier, Locker, is_free, on_a_thread
 from tests.support.stand_ins import CARRIER, CLASSES, Expiring, One, StandIn
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def test_waiting_for_one_plugin_holds_nothing_of_the_other() -> None:
     assert [lease.lockspace for lease in leases] == ["one", "two"]
     StandIn.refuse["two: acquire /a waiting"] = HELD
     with pytest.raises(LeaseHeldError):
-        load("one+two").acquire([A], 1e9)
+        on_a_thread(lambda: load("one+two").acquire([A], 1e9)).result(DEADLINE_S)
 
 
 def test_each_resource_goes_to_the_plugins_that_take_its_type() -> None:
