@@ -59,9 +59,10 @@ def measure(lab: Lab, peers: Rivals, count: int) -> Section:
 
     samples = rounds(rows | {name: rival(name) for name in _STAY if peers.has(name)}, count)
     section.tables.append(_table(samples))
+    late = {name: median([end.from_stamp_ms for end in ends]) for name, ends in samples.items()}
     for name in _OURS:
-        late = median([end.from_stamp_ms for end in samples[name]])
-        section.aims.append(Aim(f"{name}: child's last act to our exit", late, _AIM, "ms"))
+        what = f"{name}: child's last act to our exit"
+        section.aims.append(Aim(what, late[name], _AIM, "ms", late[ours.FLOOR]))
     section.profile += phases.end(lab, max(5, count // 4))
     return section
 

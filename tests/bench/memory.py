@@ -51,10 +51,11 @@ def measure(lab: Lab, peers: Rivals, count: int) -> Section:
     _guards(lab, found, count, ours.GUARD_PIDNS, Containment.PIDNS)
     section.tables.append(_table(found))
     section.profile.append(_profile(profile))
+    floor = found[ours.FLOOR][1]["Pss"]
     for name in (ours.GUARD, ours.GUARD_PIDNS, _INITS):
         many, usage = found[name]
         what = f"{name}: PSS of each of {many}, before any control client"
-        section.aims.append(Aim(what, usage["Pss"], _AIM_MB, "MB"))
+        section.aims.append(Aim(what, usage["Pss"], _AIM_MB, "MB", floor))
     order = sorted(found, key=lambda name: found[name][1]["Pss"])
     bars = [Bar(name, found[name][1]["Pss"], name.startswith(_OURS)) for name in order]
     unit = "MB of PSS for each of many at once"
