@@ -98,20 +98,23 @@ def test_a_guest_after_a_killed_one_is_acquitted(guests: Guests, tmp_path: Path)
         assert report.guest == "second"
 
 
-def test_the_power_button_ends_it_hot_plugged_disks_included(
-    guests: Guests, tmp_path: Path
-) -> None:
-    images = [new_disk(tmp_path / "vda,1.raw"), new_disk(tmp_path / "vdb.raw")]
+def test_hot_plugged_disks_and_the_power_button(guests: Guests, tmp_path: Path) -> None:
+    cold, hot = new_disk(tmp_path / "vda,1.raw"), new_disk(tmp_path / "vdb.raw")
+    file = {"driver": "file", "filename": str(hot), "locking": "off"}
+    hot_nonces = []
     with Monitor() as monitor:
-        guest = guests.start(guest_argv(images[0], extra=monitor.argv), [monitor.fd])
-        nonces = [ready(guest)]
-        file = {"driver": "file", "filename": str(images[1]), "locking": "off"}
-        monitor.execute("blockdev-add", driver="raw", file=file, **{"node-name": "hot"})
-        monitor.execute("device_add", driver="virtio-blk-pci", drive="hot", id="hot")
-        nonces.append(ready(guest))
+        guest = guests.start(guest_argv(cold, extra=monitor.argv), [monitor.fd])
+        cold_nonce = ready(guest)
+        for _ in range(2):
+            monitor.execute("blockdev-add", driver="raw", file=file, **{"node-name": "hot"})
+            monitor.execute("device_add", driver="virtio-blk-pci", drive="hot", id="hot")
+            hot_nonces.append(ready(guest))
+            monitor.execute("device_del", id="hot")
+            monitor.wait_event("DEVICE_DELETED", device="hot")
+            monitor.execute("blockdev-del", **{"node-name": "hot"})
         monitor.execute("system_powerdown")
         assert guest.wait(timeout=OFF_WITHIN_S) == 0
-    for image, nonce in zip(images, nonces, strict=True):
+    for image, nonces in ((cold, [cold_nonce]), (hot, hot_nonces)):
         report = check(image)
         assert report.clean, report.reasons
-        assert [boot.nonce for boot in report.boots] == [nonce]
+        assert [boot.nonce for boot in report.boots] == nonces

@@ -204,8 +204,13 @@ static void begin(uint64_t nonce, const char *guest) {
 }
 
 static void transfer(ssize_t done) {
-    if (done != BLOCK)
-        die("write", done < 0 ? strerror(errno) : "short transfer");
+    if (done == BLOCK)
+        return;
+    const char *reason = done < 0 ? strerror(errno) : "short transfer";
+    if (lseek(disk_fd, 0, SEEK_END) > 0)
+        die("write", reason);
+    printf("unplugged disk=%s\n", disk);
+    exit(0);
 }
 
 /* Reads what it is about to overwrite: evidence must not be destroyed unseen. */
