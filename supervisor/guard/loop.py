@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 READABLE = select.POLLIN
-WRITABLE = select.POLLOUT
 _LONGEST_MS = 1 << 30  # 12 days; poll(2) takes an int, and a timer may be further away
 
 
@@ -67,28 +66,19 @@ class Loop:
         while not self._done:
             for fd, events in self._poll.poll(self._timeout_ms()):
                 callback = self._callbacks.get(fd)
-                if callback is not None:  # else an earlier callback of this round closed it
+                if callback is not None and not self._done:  # else an earlier one closed it
                     callback(events)
-                if self._done:
-                    return
-            self._run_due()
+            for name, timer in list(self._timers.items()):
+                due = timer[0] <= now() and self._timers.get(name) is timer
+                if due and not self._done:
+                    del self._timers[name]
+                    timer[1]()
 
     def _timeout_ms(self) -> float | None:
         if not self._timers:
             return None
         first = min(instant for instant, _ in self._timers.values())
-        left_ms = (first - now()) * 1000 + 1
-        return max(0.0, left_ms) if left_ms < _LONGEST_MS else _LONGEST_MS
-
-    def _run_due(self) -> None:
-        if not self._timers:
-            return
-        instant = now()
-        due = [name for name, timer in self._timers.items() if timer[0] <= instant]
-        for name in due:
-            timer = self._timers.pop(name, None)
-            if timer is not None and not self._done:
-                timer[1]()
+        return min(max(0.0, (first - now()) * 1000 + 1), _LONGEST_MS)
 
     def _run_posted(self, _events: int) -> None:
         posix.eventfd_read(self._wake_fd)
