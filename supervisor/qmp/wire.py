@@ -53,6 +53,7 @@ class Framer:
         self._seen = 0
         self._depth = 0
         self._in_string = False
+        self._skipping = False
 
     def feed(self, data: bytes) -> None:
         """Add what was received."""
@@ -63,6 +64,8 @@ class Framer:
 
         What it returns can be sent back: nested MAX_DEPTH deep at most, every number finite.
         """
+        if self._skipping:
+            self._skip_line()
         if self._seen == 0:
             self._buffer = self._buffer.lstrip(_SPACE)
             if self._buffer and self._buffer[0] != ord("{"):
@@ -111,7 +114,9 @@ class Framer:
             raise WireError(f"nested deeper than {MAX_DEPTH}", fatal=True)
 
     def _skip_line(self) -> None:
+        """Drop the rest of a line, also what of it is still to come."""
         end = self._buffer.find(b"\n")
+        self._skipping = end < 0
         del self._buffer[: len(self._buffer) if end < 0 else end + 1]
         self._restart()
 
