@@ -33,6 +33,10 @@ if TYPE_CHECKING:
     from supervisor.guard.supervise import Supervisor
     from supervisor.qmp.server import Done
 
+COMMANDS = (
+    "query-child", "query-status", "query-leases", "acquire-resource", "release-resource",
+    "stop-guest",
+)  # fmt: skip
 POWER_BUTTON_S = 2.0
 LONGEST_S = 1e9  # thirty years are for ever
 _ACQUIRED = "RESOURCE_ACQUIRED"
@@ -71,22 +75,14 @@ class Commands:
         if supervisor.prepared.monitor_fd is not None:
             self._monitor = Monitor(supervisor.prepared.monitor_fd, supervisor.loop)
         self._images = OpenImages(self._monitor, supervisor.loop, supervisor.jobs.apart)
-        self._table: dict[str, Callable[[dict[str, object], Done], None]] = {
-            "query-child": self._query_child,
-            "query-status": self._query_status,
-            "query-leases": self._query_leases,
-            "acquire-resource": self._acquire_resource,
-            "release-resource": self._release_resource,
-            "stop-guest": self._stop_guest,
-        }
 
     def run(self, command: str, arguments: dict[str, object], done: "Done") -> None:
         """Obey one command."""
-        handler = self._table.get(command)
-        if handler is None:
-            known = " ".join(sorted(self._table))
-            done(None, CommandNotFoundError("obey", command, "no such command", f"known: {known}"))
+        if command not in COMMANDS:
+            known = "known: " + " ".join(COMMANDS)
+            done(None, CommandNotFoundError("obey", command, "no such command", known))
             return
+        handler = getattr(self, "_" + command.replace("-", "_"))
         try:
             handler(arguments, done)
         except LockError as error:
@@ -142,20 +138,22 @@ class Commands:
 
     def _attach(self, resource: Resource) -> "Lease":
         """Acquire and publish one more lease, or neither (jobs thread)."""
-        supervisor, name = self._supervisor, f"disk {resource.path}"
-        if self._lease_on(resource.path) is not None:
-            raise ResourceError("attach", name, "the guest has a lease on it already")
+        supervisor, plugin = self._supervisor, self._supervisor.plugin
+        if self._leases_on(resource.path):
+            name, reason = f"disk {resource.path}", "the guest has a lease on it already"
+            raise ResourceError("attach", name, reason)
         try:
-            (lease,) = supervisor.plugin.acquire([resource], None)
+            acquired = plugin.acquire([resource], None)  # several: one of each lock manager
         except LeaseHeldError as error:
             holders.name_guest(error)
             raise
+        supervisor.leases = [*supervisor.leases, *acquired]
         try:
-            self._publish([*supervisor.leases, lease])
+            supervisor.record.publish(supervisor.child.pid, supervisor.leases)
         except LockError:
-            supervisor.plugin.release(lease)
+            self._give_back(acquired)
             raise
-        return lease
+        return acquired[0]
 
     def _release_resource(self, arguments: dict[str, object], done: "Done") -> None:
         path = self._target("detach", arguments)
@@ -170,22 +168,20 @@ class Commands:
             else:
                 self._change(_RELEASED, lambda: self._detach(path), done)
 
-        if self._lease_on(path) is None:
-            raise _no_lease(path)
+        self._leases_to_release(path)
         self._images.is_open(path, self._supervisor.child.pid, looked)
 
     def _detach(self, path: str) -> "Lease":
-        """Release one lease and publish that (jobs thread)."""
-        lease = self._lease_on(path)
-        if lease is None:
-            raise _no_lease(path)
-        self._supervisor.plugin.release(lease)
-        self._publish([other for other in self._supervisor.leases if other is not lease])
-        return lease
+        """Release what is held on one disk and publish that (jobs thread)."""
+        leases = self._leases_to_release(path)
+        self._give_back(leases)
+        self._supervisor.record.publish(self._supervisor.child.pid, self._supervisor.leases)
+        return leases[0]
 
-    def _publish(self, leases: "list[Lease]") -> None:
-        self._supervisor.record.publish(self._supervisor.child.pid, leases)
-        self._supervisor.leases = leases
+    def _give_back(self, leases: "list[Lease]") -> None:
+        for lease in reversed(leases):
+            self._supervisor.plugin.release(lease)
+            self._supervisor.leases = [x for x in self._supervisor.leases if x is not lease]
 
     def _change(self, event: str, job: "Callable[[], Lease]", done: "Done") -> None:
         """Have `job` change one lease, tell everybody, answer."""
@@ -238,15 +234,14 @@ class Commands:
             raise UnsupportedError(verb, name, reason, "nothing was touched")
         return path
 
-    def _lease_on(self, path: str) -> "Lease | None":
-        for lease in self._supervisor.leases:
-            if lease.type == ResourceType.DISK and lease.resource == path:
-                return lease
-        return None
+    def _leases_on(self, path: str) -> "list[Lease]":
+        disks = [x for x in self._supervisor.leases if x.type == ResourceType.DISK]
+        return [lease for lease in disks if lease.resource == path]
 
-
-def _no_lease(path: str) -> NoSuchLeaseError:
-    return NoSuchLeaseError("detach", f"disk {path}", "the guest has no lease on it")
+    def _leases_to_release(self, path: str) -> "list[Lease]":
+        if not (leases := self._leases_on(path)):
+            raise NoSuchLeaseError("detach", f"disk {path}", "the guest has no lease on it")
+        return leases
 
 
 def _is_file_name(path: str) -> bool:

@@ -9,7 +9,7 @@ import errno
 import posix
 
 from lockplugins import registry
-from lockplugins.contract import Guest, LeaseHeldError
+from lockplugins.contract import Guest, LeaseHeldError, Mode
 from supervisor import exitcodes
 from supervisor.guard import announce, fork
 from supervisor.guard.child import LAUNCHED_PID
@@ -95,7 +95,7 @@ class Launching:
         spec, plugin = self._supervisor.spec, self._supervisor.plugin
         for resource in spec.resources:
             for holder in plugin.inquire(resource):
-                if holder.pid != posix.getpid():
+                if holder.pid != posix.getpid() and Mode.EXCLUSIVE in (holder.mode, resource.mode):
                     name = f"{resource.mode} lease for {resource.type} {resource.path}"
                     why = f"after {spec.wait_s:g} s still held by {holder.description}"
                     refusal = LeaseHeldError("acquire", name, why, holder=holder)

@@ -4,6 +4,7 @@ import gc
 import posix
 import sys
 
+from lockplugins import registry
 from lockplugins.contract import LockError
 from supervisor import exitcodes, spec
 from supervisor.guard import announce
@@ -39,6 +40,8 @@ def _supervise(words: list[str]) -> int:
 
         del sys.path[1 : 1 + len(guest.import_dirs)]
         sys.path += guest.import_dirs
+        # Before the fork: every page that an import touches after it is copied first.
+        registry.plugin_classes(guest.plugin, guest.classes)
         prepared = Prepared(guest, command, launcher_signals)
     except LockError as error:
         announce.refusal(guest.ready_fd if guest else None, error.exit_code, str(error))

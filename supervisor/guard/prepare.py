@@ -6,8 +6,6 @@ Runs on the main thread before any other exists; what it opens is the
 
 import _socket
 
-from _prctl import PR_SET_NAME, prctl
-
 from supervisor.guard import containment, descriptors, fork
 from supervisor.guard.carrier import Carrier
 from supervisor.guard.record import Record
@@ -53,7 +51,7 @@ class Prepared:
             if mode == Containment.PIDNS:
                 argv = self.record.take_pidfile(argv)
             self.launch = fork.Launch(argv, path, shelf, launcher_signals, inherit)
-            prctl(PR_SET_NAME, f"lock:{spec.name}".encode("utf-8", "replace").decode())
+            fork.name_process(f"lock:{spec.name}")
             self.child: Child = fork.fork(mode, self.launch, spec.name)
         except BaseException:
             self.dir.remove()
