@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 LEASE = {Mode.EXCLUSIVE: [("WRITE", 0, "0")], Mode.SHARED: [("READ", 0, "0"), ("READ", 2, "2")]}
-QEMUS_FIRST_BYTE = 100
 
 
 @pytest.fixture
@@ -42,12 +41,8 @@ def with_a_disk(disk: str) -> list[str]:
     return idle_argv(disk, machine="pc", locking_off=False, extra=extra)
 
 
-def ours(disk: str) -> list[tuple[str, int, str]]:
-    return [lock for lock in proclocks.bytes_locked(disk) if lock[1] < QEMUS_FIRST_BYTE]
-
-
 def qemus(disk: str) -> list[tuple[str, int, str]]:
-    return [lock for lock in proclocks.bytes_locked(disk) if lock[1] >= QEMUS_FIRST_BYTE]
+    return [lock for lock in proclocks.bytes_locked(disk) if lock[1] >= proclocks.QEMUS_FIRST_BYTE]
 
 
 @pytest.mark.parametrize("mode", Mode.ALL)
@@ -80,7 +75,7 @@ def test_qemu_locks_its_own_bytes_under_ours(
     require("qemu-system-x86_64")
     guards.run(disk, command=with_a_disk(disk))
     waiting.until(lambda: qemus(disk), DEADLINE_S, "QEMU has locks of its own")
-    assert ours(disk) == LEASE[Mode.EXCLUSIVE]
+    assert proclocks.below_qemus(disk) == LEASE[Mode.EXCLUSIVE]
     second = subprocess.run(
         with_a_disk(disk),
         stdin=subprocess.DEVNULL,
@@ -90,7 +85,7 @@ def test_qemu_locks_its_own_bytes_under_ours(
         check=False,
     )
     assert 'Failed to get "write" lock' in second.stderr
-    assert ours(disk) == LEASE[Mode.EXCLUSIVE]
+    assert proclocks.below_qemus(disk) == LEASE[Mode.EXCLUSIVE]
     assert qemus(disk)
 
 
@@ -103,5 +98,5 @@ def test_two_guests_of_ours_share_a_disk_that_qemu_locks(
     guards.run((Mode.SHARED, disk), command=command)
     guards.run((Mode.SHARED, disk), command=command)
     waiting.until(lambda: qemus(disk), DEADLINE_S, "QEMU has locks of its own")
-    assert sorted(ours(disk)) == sorted(LEASE[Mode.SHARED] * 2)
+    assert sorted(proclocks.below_qemus(disk)) == sorted(LEASE[Mode.SHARED] * 2)
     assert guards.refusal(disk).code == 110

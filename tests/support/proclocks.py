@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from typing import NamedTuple
 
+QEMUS_FIRST_BYTE = 100
 _WORDS = 8
 
 
@@ -43,3 +44,8 @@ def bytes_locked(path: str | os.PathLike[str]) -> list[tuple[str, int, str]]:
     found = locks(path)
     assert all(lock.kind == "OFDLCK" for lock in found), found
     return [(lock.mode, lock.first, lock.last) for lock in found]
+
+
+def below_qemus(path: str | os.PathLike[str]) -> list[tuple[str, int, str]]:
+    """Return `bytes_locked` without what QEMU locks by itself."""
+    return [lock for lock in bytes_locked(path) if lock[1] < QEMUS_FIRST_BYTE]
