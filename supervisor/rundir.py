@@ -23,7 +23,8 @@ CHILD_PID = "child.pid"
 GUEST_JSON = "guest.json"
 CONTROL = "control"
 MONITOR = "monitor"
-FILES = (MONITOR, CONTROL, GUEST_JSON, CHILD_PID, SUPERVISOR_PID)
+_UNPUBLISHED = "new"
+FILES = (_UNPUBLISHED, MONITOR, CONTROL, GUEST_JSON, CHILD_PID, SUPERVISOR_PID)
 
 _FLOCK = "hhqqi4x"
 _CREATE_ATTEMPTS = 100
@@ -126,10 +127,9 @@ class GuardDir:
 
         For an instant neither the old text nor the new one is there.
         """
-        temporary = name + ".new"
         flags = posix.O_WRONLY | posix.O_CREAT | posix.O_TRUNC | posix.O_CLOEXEC
         try:
-            fd = posix.open(temporary, flags, 0o600, dir_fd=self.dir_fd)
+            fd = posix.open(_UNPUBLISHED, flags, 0o600, dir_fd=self.dir_fd)
             try:
                 data = text.encode()
                 while data:
@@ -137,9 +137,9 @@ class GuardDir:
             finally:
                 posix.close(fd)
             self._unlink(name)  # ext4 flushes the new file when a rename replaces one: 3 ms
-            posix.rename(temporary, name, src_dir_fd=self.dir_fd, dst_dir_fd=self.dir_fd)
+            posix.rename(_UNPUBLISHED, name, src_dir_fd=self.dir_fd, dst_dir_fd=self.dir_fd)
         except OSError as error:
-            self._unlink(temporary)
+            self._unlink(_UNPUBLISHED)
             raise _failed("write", f"{self.path}/{name}", error) from error
 
     def control_path(self) -> str:
@@ -294,5 +294,4 @@ def _read(path: str) -> str:
 
 def _failed(verb: str, name: str, error: OSError) -> RundirError:
     advice = "give another with --runtime-dir" if isinstance(error, PermissionError) else ""
-    reason = f"{posix.strerror(error.errno or 0)}; nothing was started"
-    return RundirError(verb, name, reason, advice)
+    return RundirError(verb, name, posix.strerror(error.errno or 0), advice)

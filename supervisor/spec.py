@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 END = "--"
 NAME_BYTES = 64
+_LONGEST_NUMBER = 9  # a descriptor is an int
 UUID_GROUPS = [8, 4, 4, 4, 12]
 
 
@@ -231,7 +232,7 @@ def _seconds(key: str, text: str) -> float:
 
 
 def _descriptor(key: str, text: str) -> int:
-    if not (text.isascii() and text.isdigit()):
+    if not (text.isascii() and text.isdigit() and len(text) <= _LONGEST_NUMBER):
         raise _wrong(f"{key}={text}", "not a descriptor's number", "give an open one")
     return int(text)
 

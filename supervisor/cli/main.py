@@ -76,10 +76,12 @@ def execute(args: Sequence[str]) -> int:
         return _fail(error.exit_code, str(error))
     except click.ClickException as error:
         return _fail(exitcodes.USAGE, _usage(error))
-    except KeyboardInterrupt:
-        return exitcodes.SIGNAL_BASE + _SIGINT
-    except BrokenPipeError:
-        return exitcodes.SIGNAL_BASE + _SIGPIPE
+    except (KeyboardInterrupt, BrokenPipeError) as error:
+        return exitcodes.SIGNAL_BASE + (
+            _SIGINT if isinstance(error, KeyboardInterrupt) else _SIGPIPE
+        )
+    except OSError as error:
+        return _fail(exitcodes.FAILED, f"cannot go on: {shown(str(error))}")
     except Exception as error:  # noqa: BLE001  # the top: nothing that we hold is left behind
         return _fail(exitcodes.OUR_FAULT, _fault(error))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import signal
 
 import click
@@ -33,6 +34,9 @@ class ExecError(LockError):
     def __init__(self, command: str, error: OSError, exit_code: int) -> None:
         super().__init__("execute", command, os.strerror(error.errno or 0))
         self.exit_code = exit_code
+
+
+_PATIENCE_S = 1.0
 
 
 class RunCommand(click.Command):
@@ -175,9 +179,10 @@ def _restore_launcher() -> None:
 
 
 def _tell(ready_fd: int | None, code: int, text: str) -> None:
-    """Tell the launcher that nothing was started, as the guard would."""
+    """Tell the launcher that nothing was started, as the guard would, if it listens."""
     if ready_fd is not None:
         try:
-            os.write(ready_fd, as_bytes(f"ERROR {code} {text}\n"))
-        except OSError:  # the exit code has to say it
+            if select.select([], [ready_fd], [], _PATIENCE_S)[1]:
+                os.write(ready_fd, as_bytes(f"ERROR {code} {text}\n"))
+        except (OSError, ValueError):  # the exit code has to say it
             pass

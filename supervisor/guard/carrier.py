@@ -77,8 +77,9 @@ class Carrier:
             try:
                 if head != token:
                     self._send(head, copies[0])
-            except OSError:
-                return  # no room to rotate: an unlocked copy stays in flight, which holds nothing
+            except (OSError, IndexError):
+                # No room, or no number for a copy: it stays in flight, unlocked, and holds nothing.
+                return
             finally:
                 _close(copies)
             _close(self._receive(0)[1])

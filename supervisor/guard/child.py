@@ -22,7 +22,7 @@ class Child:
 
     `end_pidfd` is readable when nothing of the guest runs any more. Under
     pidns it is that of init, whose process is `first_pid` and whose reports of
-    what it reaped come over `init_report`; `pidfd` is the guest's own.
+    what it reaped come over `init_report`, readable at `report_fd`; `pidfd` is the guest's own.
     `status` is the exit status as a shell counts it, valid after `reap`.
     """
 
@@ -35,11 +35,8 @@ class Child:
         self.status = _KILLED_WITH_INIT
         self._first_pid = first_pid
         self._init_report = init_report
+        self.report_fd = None if init_report is None else init_report.fileno()
         self._followed_pid = LAUNCHED_PID
-
-    def report_fd(self) -> int | None:
-        """Return the descriptor on which init reports, None without one."""
-        return None if self._init_report is None else self._init_report.fileno()
 
     def follow(self, pid: int) -> None:
         """Take `pid`, alive and not reaped, for the guest from now on."""

@@ -9,6 +9,7 @@ import os
 
 from lockplugins.contract import (
     Capability,
+    ConfigError,
     LeaseHeldError,
     LeaseUnknownError,
     LockError,
@@ -19,7 +20,7 @@ from lockplugins.contract import (
     UnsupportedError,
 )
 from supervisor import exitcodes, holders
-from supervisor.guard import containment
+from supervisor.guard import announce, containment
 from supervisor.guard.lifecycle import PUBLIC_STATE, State
 from supervisor.guard.loop import now
 from supervisor.qmp.images import OpenImages
@@ -44,16 +45,12 @@ _RELEASED = "RESOURCE_RELEASED"
 _RUNS = (State.LAUNCHING, State.RUNNING, State.STOPPING)
 
 
-class CommandNotFoundError(LockError):
+class CommandNotFoundError(ConfigError):
     """No such command; exit code 2."""
 
-    exit_code = exitcodes.USAGE
 
-
-class ArgumentError(LockError):
+class ArgumentError(ConfigError):
     """A command's arguments are missing or wrong; exit code 2."""
-
-    exit_code = exitcodes.USAGE
 
 
 class GuestNotRunningError(LockError):
@@ -175,7 +172,10 @@ class Commands:
         """Release what is held on one disk and publish that (jobs thread)."""
         leases = self._leases_to_release(path)
         self._give_back(leases)
-        self._supervisor.record.publish(self._supervisor.child.pid, self._supervisor.leases)
+        try:
+            self._supervisor.record.publish(self._supervisor.child.pid, self._supervisor.leases)
+        except LockError as error:
+            announce.say(str(error))  # the lease is free all the same
         return leases[0]
 
     def _give_back(self, leases: "list[Lease]") -> None:

@@ -139,8 +139,9 @@ def doubts(mode: str, pid: int, inode: int) -> str:
                 return f"the guest changed {what}, which disarms the parent-death signal"
         if children_of(pid):
             return "the guest has forked, and the parent-death signal does not reach its children"
-    if not _carries(pid, inode):
-        return "the guest was not seen to carry its leases"
+    for process in (pid, *children_of(pid)):
+        if not _carries(process, inode):
+            return f"process {process} of the guest was not seen to carry its leases"
     return ""
 
 

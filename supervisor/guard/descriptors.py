@@ -60,13 +60,14 @@ class Shelf:
     def lift(self, fd: int) -> int:
         """Move `fd` to a number that neither the launcher nor argv uses, close-on-exec."""
         number = FIRST_OWN
-        while True:
+        while number in self._taken or _is_open(number):
+            number += 1
+        try:
             own = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, number)
-            if own not in self._taken:
-                posix.close(fd)
-                return own
-            posix.close(own)
-            number = own + 1
+        except OSError:  # the numbers in argv leave no room: they cannot all be descriptors
+            own = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, FIRST_OWN)
+        posix.close(fd)
+        return own
 
 
 def raise_limit() -> tuple[int, int]:

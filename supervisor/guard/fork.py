@@ -26,11 +26,12 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 _UCRED = "3i"
-HELLO = b"here"
+HELLO, GOING = b"here", b"going"
 EXEC_STAGE = "run"
 REPORT_BYTES = 256
 _OOM_FILE = "/proc/self/oom_score_adj"
 _CLONE_NEWPID = 0x20000000
+_ANY_DESCRIPTOR = (1 << 31) - 1
 
 
 class Launch:
@@ -58,7 +59,10 @@ class Launch:
 
     def go(self) -> None:
         """Let the waiting child exec."""
-        posix.write(self.go_write, b"G")
+        try:
+            posix.write(self.go_write, b"G")
+        except BrokenPipeError:
+            return  # it is dead: its pidfd is next
         posix.close(self.go_write)
 
 
@@ -107,7 +111,9 @@ def arm_parent_death(guard_pidfd: int) -> None:
     prctl(PR_SET_PDEATHSIG, SIGKILL)
     # Dead before prctl took effect? Then no signal will ever come. Not
     # getppid(): it is 0 in a new PID namespace, parent alive or dead.
-    if select.select([guard_pidfd], [], [], 0)[0]:
+    poll = select.poll()
+    poll.register(guard_pidfd, select.POLLIN)
+    if poll.poll(0):
         posix._exit(exitcodes.OUR_FAULT)
 
 
@@ -134,6 +140,7 @@ def _become_guest(launch: Launch, *, arm: bool) -> "NoReturn":
             posix._exit(exitcodes.OUR_FAULT)
         launch.signals.restore()
         stage = EXEC_STAGE
+        launch.childs_report.send(GOING)  # no signal that waited has ended this process
         posix.execv(launch.path, launch.argv)
     except OSError as error:
         launch.childs_report.send(f"{error.errno} {stage}".encode())
@@ -200,7 +207,9 @@ def _be_init(launch: Launch, report: _socket.socket) -> "NoReturn":
         if pid == 0:
             report.close()
             _become_guest(launch, arm=False)
-        _close_all_but({0, 1, 2, report.fileno()})
+        # What a process that never execs would hold for good.
+        posix.closerange(3, report.fileno())
+        posix.closerange(report.fileno() + 1, _ANY_DESCRIPTOR)
         while True:
             ended = posix.waitid(posix.P_ALL, 0, posix.WEXITED)
             if ended is not None:
@@ -215,17 +224,6 @@ def name_process(name: str) -> None:
     """Set the name in /proc/self/comm, cut by the kernel; argv stays, since it is the spec."""
     with open("/proc/self/comm", "wb", buffering=0) as file:
         file.write(name.encode("utf-8", "surrogateescape"))
-
-
-def _close_all_but(keep: set[int]) -> None:
-    """Close what a process that never execs would hold for good."""
-    for name in posix.listdir("/proc/self/fd"):
-        fd = int(name)
-        if fd not in keep:
-            try:
-                posix.close(fd)
-            except OSError:
-                continue  # the descriptor of the listing itself
 
 
 def _namespace_calls() -> "tuple[Callable[[int], None], Callable[[int, int], None]]":

@@ -32,6 +32,7 @@ class Launching:
         self._supervisor = supervisor
         self._prepared = supervisor.prepared
         self._answer = b""
+        self._going = False
         self._daemonized = False
 
     def start(self) -> None:
@@ -42,7 +43,7 @@ class Launching:
             loop.at("wait", now() + spec.wait_s, self._waited)
         report_fd = self._prepared.launch.report.fileno()
         loop.watch(report_fd, READABLE, lambda _: self._hear_child(report_fd))
-        init_fd = self._prepared.child.report_fd()
+        init_fd = self._prepared.child.report_fd
         if init_fd is not None:
             loop.watch(init_fd, READABLE, lambda _: self._hear_init(init_fd))
 
@@ -138,20 +139,20 @@ class Launching:
         try:
             # All of it: the child's death may be next in this round of the loop.
             while data := report.recv(fork.REPORT_BYTES, _socket.MSG_DONTWAIT):
-                if data != fork.HELLO:
+                if data == fork.GOING:
+                    self._going = True
+                elif data != fork.HELLO:
                     number, _, stage = data.decode().partition(" ")
                     self._exec_failed(int(number), stage)
         except BlockingIOError:
             return
         self._supervisor.loop.unwatch(fd)
-        if not self._prepared.daemonizes:
+        if self._going and not self._prepared.daemonizes:
             self._supervisor.happen(Event.UP)
 
     def _exec_failed(self, number: int, stage: str) -> None:
-        code = exitcodes.FAILED
-        if stage == fork.EXEC_STAGE:
-            missing = number == errno.ENOENT
-            code = exitcodes.NOT_FOUND if missing else exitcodes.NOT_EXECUTABLE
+        found = exitcodes.NOT_FOUND if number == errno.ENOENT else exitcodes.NOT_EXECUTABLE
+        code = found if stage == fork.EXEC_STAGE else exitcodes.FAILED
         reason = posix.strerror(number)
         text = f"cannot {stage} {self._prepared.command}: {reason}; leases released"
         self._supervisor.end_with(code, text, Event.FAILED)

@@ -38,12 +38,14 @@ def _supervise(words: list[str]) -> int:
         from supervisor.guard.prepare import Prepared
         from supervisor.guard.supervise import Supervisor
 
-        del sys.path[1 : 1 + len(guest.import_dirs)]
-        sys.path += guest.import_dirs
         # Before the fork: every page that an import touches after it is copied first.
         registry.plugin_classes(guest.plugin, guest.classes)
         prepared = Prepared(guest, command, launcher_signals)
-    except LockError as error:
-        announce.refusal(guest.ready_fd if guest else None, error.exit_code, str(error))
-        return error.exit_code
+        del sys.path[1 : 1 + len(guest.import_dirs)]
+        sys.path += guest.import_dirs
+    except (LockError, OSError) as error:
+        code = getattr(error, "exit_code", exitcodes.FAILED)
+        text = str(error) if isinstance(error, LockError) else f"cannot start the guest: {error}"
+        announce.refusal(guest.ready_fd if guest else None, code, text)
+        return code
     return Supervisor(guest, prepared, launcher_signals).run()

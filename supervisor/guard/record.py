@@ -90,7 +90,7 @@ class Record:
             posix.chmod(path, 0o600)
             listener.listen(_BACKLOG)
         except OSError as error:
-            reason = f"{posix.strerror(error.errno or 0)}; nothing was started"
+            reason = posix.strerror(error.errno or 0)
             raise LockError("listen on", f"{self._dir.path}/{rundir.CONTROL}", reason) from error
         self.control_fd = listener.detach()
 

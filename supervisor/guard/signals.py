@@ -67,10 +67,9 @@ def block_all() -> None:
     _signal.pthread_sigmask(_signal.SIG_SETMASK, _signal.valid_signals())
 
 
-def send(pidfd: int, number: int) -> bool:
-    """Signal the process behind `pidfd`; False when it is gone."""
+def send(pidfd: int, number: int) -> None:
+    """Signal the process behind `pidfd`, unless it is gone."""
     try:
         _signal.pidfd_send_signal(pidfd, number)
     except ProcessLookupError:
-        return False
-    return True
+        return

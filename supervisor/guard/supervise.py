@@ -22,14 +22,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from lockplugins.contract import Lease
-    from supervisor.guard.commands import Commands
     from supervisor.guard.deadline import Deadline
     from supervisor.guard.prepare import Prepared
     from supervisor.guard.signals import Signals
-    from supervisor.qmp.server import Server
     from supervisor.spec import GuestSpec
-
-    Loaded = tuple[type[Commands], type[Server]]
 
 UNKILLABLE_S = 30.0
 RELEASE_BOUND_S = 10.0
@@ -73,12 +69,15 @@ class Supervisor:
 
     def run(self) -> int:
         """Acquire, run the guest, release; returns the exit code."""
-        self.jobs.start()
-        self.launching.start()
         self.loop.watch(self.child.end_pidfd, READABLE, lambda _: self._ended())
-        self.signals.start(
-            lambda number, tty: self.loop.post(lambda: self._heard(number, from_terminal=tty))
-        )
+        try:
+            self.jobs.start()
+            self.launching.start()
+            self.signals.start(
+                lambda number, tty: self.loop.post(lambda: self._heard(number, from_terminal=tty))
+            )
+        except RuntimeError as error:
+            self.fail(LockError("start", f"guest {self.spec.name}", f"{error}"))
         self.loop.run()
         return self._conclude()
 
@@ -104,7 +103,8 @@ class Supervisor:
         if isinstance(error, LockError):
             self.end_with(error.exit_code, str(error), Event.FAILED)
         else:
-            self.end_with(exitcodes.OUR_FAULT, self._fault(error), Event.FAILED)
+            text = f"cannot supervise guest {self.spec.name}: our own fault: {error!r}"
+            self.end_with(exitcodes.OUR_FAULT, text, Event.FAILED)
 
     def _heard(self, number: int, *, from_terminal: bool) -> None:
         """A signal arrived: for us before go, else for the guest."""
@@ -161,20 +161,20 @@ class Supervisor:
         """Load the control pipe's server, off this thread, when somebody first wants it."""
         self.loop.unwatch(self.record.control_fd)
 
-        def load() -> "Loaded":
-            from supervisor.guard.commands import Commands  # after go (D2)
-            from supervisor.qmp.server import Server
+        def load() -> None:
+            __import__("supervisor.guard.commands")
+            __import__("supervisor.qmp.server")
 
-            return Commands, Server
-
-        def loaded(types: "Loaded", error: BaseException | None) -> None:
+        def loaded(_result: object, error: BaseException | None) -> None:
             if error is not None:  # the guest runs on; clients are heard when it works again
                 self.jobs.submit(lambda: announce.say(f"cannot load the control pipe: {error!r}"))
                 self.loop.at("control", now() + RETRY_S, self._hear_clients)
                 return
-            commands, server = types
-            run = commands(self).run
-            self.on_event = server(self.record.control_fd, self.loop, run).broadcast
+            from supervisor.guard.commands import Commands  # in memory by now (D2, D3)
+            from supervisor.qmp.server import Server
+
+            server = Server(self.record.control_fd, self.loop, Commands(self).run)
+            self.on_event = server.broadcast
 
         self.jobs.submit(load, loaded)
 
@@ -214,7 +214,7 @@ class Supervisor:
     def _release(self) -> None:
         """The kernel frees what dies with us; the rest is given back, in reverse order."""
         self.on_event("GUEST_EXITED", {"status": self.child.status})
-        if self.plugin.FREED_BY_DEATH:
+        if self.plugin.FREED_BY_DEATH or not self.leases:
             self.happen(Event.RELEASED)
             return
         self.jobs.submit(self._give_back, self._given_back)
@@ -240,20 +240,15 @@ class Supervisor:
     def _conclude(self) -> int:
         """Say what has to be said, now that the guest is dead; returns the exit code."""
         status = self.child.status
-        if self.outcome is None and not self._announced:
-            text = f"cannot start guest {self.spec.name}: it ended with {status} before it was up"
-            self.outcome = (status, text)
-        if self.outcome is None:
+        if self.outcome is None and self._announced:
             return status
-        code, text = self.outcome
+        early = f"cannot start guest {self.spec.name}: it ended with {status} before it was up"
+        code, text = self.outcome or (status, early)
         if code == exitcodes.LEASE_LOST:
             took = now() - self._fenced_at
             text += f"; fenced, pid {self.child.pid} gone after {took:.2f} s; exiting {code}"
         announce.refusal(None if self._announced else self.spec.ready_fd, code, text)
         return code
-
-    def _fault(self, error: BaseException | None) -> str:
-        return f"cannot supervise guest {self.spec.name}: our own fault: {error!r}; guest ended"
 
 
 def _no_listener(_event: str, _data: dict[str, object]) -> None:
