@@ -47,7 +47,8 @@ class Witnesses:
             reason = "guest.json does not name its supervisor"
             raise UnkillableError("watch", f"guest {guest.words()}", reason, "try again")
         self._add(self.guard, "its supervisor")
-        self._add(open_process(guest.record, "child"), "its process")
+        self._child = open_process(guest.record, "child")
+        self._add(self._child, "its process")
         this_boot = guest.record.get("boot_id") == rundir.boot_id()
         self._inode = guest.record.get("carrier_inode") if this_boot else None
         self._add_carriers()
@@ -61,10 +62,17 @@ class Witnesses:
 
     def signal_guard(self, number: int) -> None:
         """Send the guard a signal; raises LockError when that is refused."""
-        if self.guard is None or not is_guarded(self.guest.path):
-            return
+        if self.guard is not None and is_guarded(self.guest.path):
+            self._signal(self.guard, number)
+
+    def fence(self) -> None:
+        """SIGKILL the guest itself, in case it has escaped the kernel's; raises LockError."""
+        if self._child is not None:
+            self._signal(self._child, signal.SIGKILL)
+
+    def _signal(self, pidfd: int, number: int) -> None:
         try:
-            signal.pidfd_send_signal(self.guard, number)
+            signal.pidfd_send_signal(pidfd, number)
         except ProcessLookupError:
             return
         except OSError as error:
@@ -149,5 +157,6 @@ def revoke(guest: Guest, within_s: float = GONE_WITHIN_S) -> None:
     """SIGKILL the guest's supervisor and prove guest and leases gone; raises UnkillableError."""
     with Witnesses(guest) as witnesses:
         witnesses.signal_guard(signal.SIGKILL)
+        witnesses.fence()
         witnesses.wait(within_s)
     rundir.remove_dead(guest.path)

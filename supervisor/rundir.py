@@ -125,7 +125,7 @@ class GuardDir:
     def publish(self, name: str, text: str) -> None:
         """Put `text` into the file `name`, whole or not at all; raises RundirError.
 
-        For an instant neither the old text nor the new one is there.
+        For an instant neither text is there.
         """
         flags = posix.O_WRONLY | posix.O_CREAT | posix.O_TRUNC | posix.O_CLOEXEC
         try:
@@ -173,6 +173,9 @@ def _try_claim(path: str) -> tuple[int, int] | None:
         )
     except FileNotFoundError:
         return None
+    status = posix.fstat(dir_fd)
+    if status.st_uid != posix.geteuid() or status.st_mode & 0o022:
+        raise RundirError("use", f"runtime directory {path}", "others may change it", "remove it")
     flags = posix.O_RDWR | posix.O_CREAT | posix.O_NOFOLLOW | posix.O_CLOEXEC
     try:
         lock_fd = posix.open(SUPERVISOR_PID, flags, 0o600, dir_fd=dir_fd)
@@ -280,11 +283,14 @@ def read_guest(path: str) -> dict[str, object] | None:
     """Return the guest.json of the runtime directory `path`; None when there is none (yet)."""
     import json  # costs the guard's launch 6 ms (D2)
 
-    try:
-        guest = json.loads(_read(f"{path}/{GUEST_JSON}"))
-    except (OSError, ValueError):
-        return None
-    return guest if isinstance(guest, dict) else None
+    for name in (GUEST_JSON, _UNPUBLISHED, GUEST_JSON):  # where `publish` has it, at any instant
+        try:
+            guest = json.loads(_read(f"{path}/{name}"))
+        except (OSError, ValueError):
+            continue
+        if isinstance(guest, dict):
+            return guest
+    return None
 
 
 def _read(path: str) -> str:

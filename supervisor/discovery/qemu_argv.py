@@ -58,7 +58,7 @@ def passes_through(argv: Sequence[str]) -> bool:
     if names & NAMING_DISKS or any(not option.name for option in options):
         return False
     return any(_lists(option) for option in options) or (
-        {"daemonize", "qmp"} <= names and any(_is_no_machine(option) for option in options)
+        {"daemonize", "qmp"} <= names and _machine(options) == "none"
     )
 
 
@@ -74,8 +74,11 @@ def _lists(option: Option) -> bool:
     )
 
 
-def _is_no_machine(option: Option) -> bool:
-    return (
-        option.name in {"machine", "M"}
-        and dict(pairs(option.value or "", "type")).get("type") == "none"
-    )
+def _machine(options: Sequence[Option]) -> str | None:
+    """Return the type of machine: of several, QEMU takes the last."""
+    types = [
+        dict(pairs(option.value or "", "type")).get("type")
+        for option in options
+        if option.name in {"machine", "M"}
+    ]
+    return next((given for given in reversed(types) if given), None)

@@ -199,11 +199,7 @@ class Commands:
 
     def _stop_guest(self, arguments: dict[str, object], done: "Done") -> None:
         given = arguments.get("timeout_s", self._supervisor.spec.stop_timeout_s)
-        if (
-            isinstance(given, bool)
-            or not isinstance(given, int | float | None)
-            or (given is not None and given < 0)
-        ):
+        if isinstance(given, bool) or not isinstance(given, int | float | None) or (given or 0) < 0:
             raise ArgumentError("stop", "guest", "timeout_s is not a number of seconds, or null")
         timeout_s = float("inf") if given is None or given > LONGEST_S else float(given)
         supervisor = self._supervisor

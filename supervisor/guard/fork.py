@@ -84,17 +84,12 @@ def fork(mode: str, launch: Launch, guest_name: str) -> Child:
 def _protect_from_oom(launch: Launch) -> None:
     """Make the kernel choose others when memory is short, where we may."""
     try:
-        fd = posix.open(_OOM_FILE, posix.O_RDWR | posix.O_CLOEXEC)
-    except OSError:
-        return
-    try:
-        was = posix.read(fd, 16)
-        posix.write(fd, b"-1000")
+        with open(_OOM_FILE, "rb") as file:
+            was = file.read()
+        _put(_OOM_FILE, b"-1000")
         launch.oom_score_adj = was
     except OSError:
         return  # not permitted: doctor says so
-    finally:
-        posix.close(fd)
 
 
 def arm_parent_death(guard_pidfd: int) -> None:
@@ -125,9 +120,7 @@ def _become_guest(launch: Launch, *, arm: bool) -> "NoReturn":
             arm_parent_death(launch.guard_pidfd)
         launch.childs_report.send(HELLO)
         if launch.oom_score_adj is not None:
-            fd = posix.open(_OOM_FILE, posix.O_WRONLY | posix.O_CLOEXEC)
-            posix.write(fd, launch.oom_score_adj)
-            posix.close(fd)
+            _put(_OOM_FILE, launch.oom_score_adj)
         _restore_environment()
         posix.close(launch.go_write)
         for fd in launch.inherit:
@@ -222,8 +215,12 @@ def _be_init(launch: Launch, report: _socket.socket) -> "NoReturn":
 
 def name_process(name: str) -> None:
     """Set the name in /proc/self/comm, cut by the kernel; argv stays, since it is the spec."""
-    with open("/proc/self/comm", "wb", buffering=0) as file:
-        file.write(name.encode("utf-8", "surrogateescape"))
+    _put("/proc/self/comm", name.encode("utf-8", "replace"))
+
+
+def _put(path: str, data: bytes) -> None:
+    with open(path, "wb", buffering=0) as file:
+        file.write(data)
 
 
 def _namespace_calls() -> "tuple[Callable[[int], None], Callable[[int, int], None]]":

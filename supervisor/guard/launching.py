@@ -42,7 +42,7 @@ class Launching:
         if spec.wait_s:
             loop.at("wait", now() + spec.wait_s, self._waited)
         report_fd = self._prepared.launch.report.fileno()
-        loop.watch(report_fd, READABLE, lambda _: self._hear_child(report_fd))
+        loop.watch(report_fd, READABLE, lambda _: self.hear_child())
         init_fd = self._prepared.child.report_fd
         if init_fd is not None:
             loop.watch(init_fd, READABLE, lambda _: self._hear_init(init_fd))
@@ -133,8 +133,11 @@ class Launching:
         text = f"cannot start guest {name}: the launcher did not say GO; leases released"
         self._supervisor.end_with(exitcodes.FAILED, text, Event.FAILED)
 
-    def _hear_child(self, fd: int) -> None:
-        """The child says hello, or why exec failed; end of file as exec closes its end."""
+    def hear_child(self) -> None:
+        """The child says hello, or why exec failed; end of file as exec closes its end.
+
+        Also to be called before its death is believed: its last words come first.
+        """
         report = self._prepared.launch.report
         try:
             # All of it: the child's death may be next in this round of the loop.
@@ -146,7 +149,7 @@ class Launching:
                     self._exec_failed(int(number), stage)
         except BlockingIOError:
             return
-        self._supervisor.loop.unwatch(fd)
+        self._supervisor.loop.unwatch(report.fileno())
         if self._going and not self._prepared.daemonizes:
             self._supervisor.happen(Event.UP)
 

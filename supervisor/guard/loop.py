@@ -23,7 +23,7 @@ def now() -> float:
 
 
 class Loop:
-    """A poll(2) loop; `post` is the only method for other threads."""
+    """A poll(2) loop that runs until `done`; `post` is the only method for other threads."""
 
     def __init__(self) -> None:
         self._poll = select.poll()
@@ -31,7 +31,7 @@ class Loop:
         self._timers: dict[str, tuple[float, Callable[[], None]]] = {}
         self._posted: list[Callable[[], None]] = []
         self._wake_fd = posix.eventfd(0, posix.EFD_CLOEXEC | posix.EFD_NONBLOCK)
-        self._done = False
+        self.done = False
         self.watch(self._wake_fd, READABLE, self._run_posted)
 
     def watch(self, fd: int, events: int, callback: "Callable[[int], None]") -> None:
@@ -57,20 +57,16 @@ class Loop:
         self._posted.append(call)
         posix.eventfd_write(self._wake_fd, 1)
 
-    def stop(self) -> None:
-        """Return from `run` after this callback."""
-        self._done = True
-
     def run(self) -> None:
-        """Serve until `stop`."""
-        while not self._done:
+        """Serve until a callback sets `done`."""
+        while not self.done:
             for fd, events in self._poll.poll(self._timeout_ms()):
                 callback = self._callbacks.get(fd)
-                if callback is not None and not self._done:  # else an earlier one closed it
+                if callback is not None and not self.done:  # else an earlier one closed it
                     callback(events)
             for name, timer in list(self._timers.items()):
                 due = timer[0] <= now() and self._timers.get(name) is timer
-                if due and not self._done:
+                if due and not self.done:
                     del self._timers[name]
                     timer[1]()
 
@@ -82,5 +78,5 @@ class Loop:
 
     def _run_posted(self, _events: int) -> None:
         posix.eventfd_read(self._wake_fd)
-        while self._posted and not self._done:
+        while self._posted and not self.done:
             self._posted.pop(0)()

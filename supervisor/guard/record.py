@@ -6,6 +6,7 @@ It must not decide anything.
 """
 
 import _socket
+import _thread
 import posix
 import time
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from lockplugins.contract import Lease
     from supervisor.spec import GuestSpec
 
+PUBLISH_BOUND_S = 1.0
 _BACKLOG = 128
 _PIDFILE = ("-pidfile", "--pidfile")
 
@@ -38,6 +40,7 @@ class Record:
         self.boot_id = ""
         self.child_start_time: int | None = None
         self.control_fd = -1
+        self._publishing = _thread.RLock()
 
     def publish_acquiring(self) -> None:
         """Write guest.json before any lease is asked for, so that a refusal can name us."""
@@ -46,19 +49,15 @@ class Record:
         self.publish(None, [])
 
     def publish_acquired(self, child_pid: int, leases: "Sequence[Lease]") -> None:
-        """Write guest.json, child.pid and QEMU's pid file, and listen on the control pipe."""
+        """Write guest.json and child.pid, listen on the control pipe, write QEMU's pid file."""
         self.child_start_time = rundir.start_time(child_pid)
-        self.publish(child_pid, leases)
-        self._dir.publish(rundir.CHILD_PID, f"{child_pid}\n")
-        if self._pidfile is not None:
-            try:
-                with open(self._pidfile, "w", encoding="ascii", opener=_private) as file:
-                    file.write(f"{child_pid}\n")
-            except OSError as error:
-                reason = posix.strerror(error.errno or 0)
-                raise LockError("write", f"pid file {self._pidfile}", reason) from error
-        if self.control_fd < 0:
-            self._listen()
+        with self._publishing:
+            self.publish(child_pid, leases)
+            self._dir.publish(rundir.CHILD_PID, f"{child_pid}\n")
+            if self.control_fd < 0:
+                self._listen()
+            if self._pidfile is not None:
+                self._write_pidfile(self._pidfile, child_pid)
 
     def publish(self, child_pid: int | None, leases: "Sequence[Lease]") -> None:
         """Write guest.json anew."""
@@ -79,7 +78,8 @@ class Record:
             "carrier_inode": self._inode,
             "leases": [lease.as_json() for lease in leases],
         }
-        self._dir.publish(rundir.GUEST_JSON, rundir.as_json(guest) + "\n")
+        with self._publishing:
+            self._dir.publish(rundir.GUEST_JSON, rundir.as_json(guest) + "\n")
 
     def _listen(self) -> None:
         listener = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
@@ -102,11 +102,21 @@ class Record:
                 return self.take_pidfile(argv[:index] + argv[index + 2 :])
         return argv
 
-    def remove_pidfile(self) -> None:
-        """Remove QEMU's pid file as QEMU does when it ends."""
-        if self._pidfile is not None:
+    def _write_pidfile(self, path: str, pid: int) -> None:
+        try:
+            with open(path, "w", encoding="ascii", opener=_private) as file:
+                file.write(f"{pid}\n")
+        except OSError as error:
+            reason = posix.strerror(error.errno or 0)
+            raise LockError("write", f"pid file {path}", reason) from error
+
+    def withdraw(self) -> None:
+        """Remove what was published, for good: who publishes after this waits for our end."""
+        self._publishing.acquire(timeout=PUBLISH_BOUND_S)
+        self._dir.remove()
+        if self._pidfile is not None and self.control_fd >= 0:  # else it is somebody else's
             try:
-                posix.unlink(self._pidfile)
+                posix.unlink(self._pidfile)  # as QEMU does when it ends
             except OSError:
                 return
 

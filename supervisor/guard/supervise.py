@@ -144,18 +144,18 @@ class Supervisor:
 
     def _watch_plugin(self, fd: int) -> None:
         """Have the plugin look whenever its descriptor is readable."""
-        self.loop.watch(fd, READABLE, lambda _: self._plugin_readable(fd))
 
-    def _plugin_readable(self, fd: int) -> None:
-        self.loop.unwatch(fd)
+        def look(_events: int) -> None:
+            self.loop.unwatch(fd)
+            self.jobs.submit(lambda: self.plugin.on_readable(fd), looked)
 
         def looked(_result: object, error: BaseException | None) -> None:
-            if error is not None:
-                self.lose(str(error))
-            else:
+            if error is None:
                 self._watch_plugin(fd)
+            else:
+                self.lose(str(error))
 
-        self.jobs.submit(lambda: self.plugin.on_readable(fd), looked)
+        self.loop.watch(fd, READABLE, look)
 
     def _first_client(self) -> None:
         """Load the control pipe's server, off this thread, when somebody first wants it."""
@@ -206,6 +206,7 @@ class Supervisor:
 
     def _ended(self) -> None:
         self.loop.unwatch(self.child.end_pidfd)
+        self.launching.hear_child()
         self.child.reap()
         if self.deadline is not None:
             self.deadline.disarm()
@@ -233,9 +234,8 @@ class Supervisor:
         self.happen(Event.RELEASED)
 
     def _finish(self) -> None:
-        self.prepared.dir.remove()
-        self.record.remove_pidfile()
-        self.loop.stop()
+        self.record.withdraw()
+        self.loop.done = True
 
     def _conclude(self) -> int:
         """Say what has to be said, now that the guest is dead; returns the exit code."""

@@ -103,7 +103,7 @@ def test_remove_dead_takes_the_dead_and_leaves_the_living(tmp_path: Path) -> Non
 def test_a_file_is_published_whole_or_not_at_all(tmp_path: Path) -> None:
     guard_dir = GuardDir.claim(str(tmp_path), UUID)
     guard_dir.publish("guest.json", "old")
-    os.mkdir(f"{guard_dir.path}/guest.json.new")  # in the way of the next one
+    os.mkdir(f"{guard_dir.path}/new")  # in the way of the next one
     with pytest.raises(RundirError, match=r"cannot write .*guest\.json"):
         guard_dir.publish("guest.json", "new")
     assert (tmp_path / UUID / "guest.json").read_text() == "old"
