@@ -151,6 +151,7 @@ class Launching:
             return
         self._supervisor.loop.unwatch(report.fileno())
         if self._going and not self._prepared.daemonizes:
+            self._going = False  # said once
             self._supervisor.happen(Event.UP)
 
     def _exec_failed(self, number: int, stage: str) -> None:
