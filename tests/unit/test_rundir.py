@@ -225,6 +225,16 @@ def test_a_half_written_guest_json_is_none(tmp_path: Path, text: str) -> None:
     assert rundir.read_guest(str(tmp_path)) is None
 
 
+def test_guest_json_is_there_at_every_instant_of_a_publication(tmp_path: Path) -> None:
+    (tmp_path / "guest.json").write_text('{"leases": 1}')
+    (tmp_path / "new").write_text('{"leases": 2}')
+    assert rundir.read_guest(str(tmp_path)) == {"leases": 1}
+    (tmp_path / "guest.json").unlink()
+    assert rundir.read_guest(str(tmp_path)) == {"leases": 2}
+    (tmp_path / "new").write_text("4711\n")  # another file's turn
+    assert rundir.read_guest(str(tmp_path)) is None
+
+
 @given(json_values)
 def test_as_json_is_ascii_json(value: object) -> None:
     text = rundir.as_json(value)
