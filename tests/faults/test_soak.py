@@ -152,6 +152,7 @@ def test_a_soak_leaves_nothing_behind_and_never_two_on_a_disk(
     with world.judge:
         before = start_anchors(world)
         soak(world, rounds(60, 600))
+        assert not world.faults
         end_all(world)
         end_anchors(world, before)
         world.look()

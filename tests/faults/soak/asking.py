@@ -119,11 +119,11 @@ def _end(world: World, run: Run, how: str, *options: str) -> None:
 
 
 def _excused(run: Run, result: Result, *, was_up: bool) -> str:
-    """Accept that a frozen guard does not answer, and that one still writes its files."""
+    """Accept that a frozen guard does not answer, and that a new one has no files yet."""
     if result.code == _FAILED and Hurt.FREEZE in run.hurts:
         return "111, frozen"
-    if result.code == _FAILED and "try again" in result.err and (run.changes or not was_up):
-        return "111, try again"
+    if result.code == _FAILED and "try again" in result.err and not was_up:
+        return "111, too early"
     return "FAULT"
 
 

@@ -93,12 +93,17 @@ class World:
         return self.rng.choice(fitting) if fitting else None
 
     def choose_victim(self, condition: Callable[[Run], object] = bool) -> Run | None:
-        """Choose a run to end; real guests are given the time to boot, mostly."""
+        """Choose a run to end; real guests are given the time to boot, mostly.
+
+        Not one whose guard is dead: that it ends by itself has to be seen.
+        """
         spared = self.rng.random() < 0.9
 
         def fits(run: Run) -> object:
             young = time.monotonic() < run.began + YOUTH_S and not run.booted()
-            return condition(run) and not (spared and young and run.kind == Kind.REAL)
+            if run.guard_is_gone() or (spared and young and run.kind == Kind.REAL):
+                return False
+            return condition(run)
 
         return self.choose(fits)
 
@@ -231,6 +236,7 @@ class World:
             if now > since + ORPHAN_S:
                 self.accuse(f"process {pid} lives on without its guard")
                 processes.kill(pid)
+                self._orphans[pid] = now
 
 
 def children() -> list[int]:
