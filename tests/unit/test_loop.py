@@ -211,7 +211,6 @@ def test_what_threads_post_is_done_once_in_each_ones_order(loop: Loop) -> None:
 
 def test_jobs_run_in_order_off_the_main_thread_and_answer_on_it(loop: Loop) -> None:
     jobs = Jobs(loop)
-    jobs.start()
     ran: list[int] = []
     answers: list[tuple[object, BaseException | None]] = []
 
@@ -230,6 +229,7 @@ def test_jobs_run_in_order_off_the_main_thread_and_answer_on_it(loop: Loop) -> N
 
     for number in range(5):
         jobs.submit(partial(job, number), then)
+    jobs.start()
     loop.run()
     assert ran == list(range(5))
     assert [result for result, _ in answers] == [0, 1, 2, None, 4]
