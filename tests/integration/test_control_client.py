@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from qemu.qmp import ExecuteError, QMPClient
+from qemu.qmp import ExecuteError, QMPClient, Runstate
 
 from lockplugins.contract import Mode
 from supervisor import __version__
@@ -214,7 +213,9 @@ def test_every_client_hears_that_the_guest_ended(guard: Guard) -> None:
         for client in clients:
             assert (await event(client, "GUEST_EXITED"))["data"] == {"status": 128 + 15}
         for client in clients:
-            with suppress(EOFError):  # the guard is gone, or about to go
+            while client.runstate == Runstate.RUNNING:  # until it has seen the guard go
+                await client.runstate_changed()
+            with pytest.raises(EOFError):
                 await client.disconnect()
 
     asyncio.run(asyncio.wait_for(session(), DEADLINE_S))
