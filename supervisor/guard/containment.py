@@ -77,6 +77,8 @@ def _programs(path: str) -> list[str]:
     programs = [path]
     for _ in range(4):
         try:
+            if not S_ISREG(posix.stat(programs[-1]).st_mode):
+                break  # exec will say so; opening a FIFO would wait for its writer
             with open(programs[-1], "rb", buffering=0) as file:
                 head = file.read(256)
         except OSError:
@@ -100,7 +102,7 @@ def status_of(pid: int | str) -> dict[str, str]:
             text = fsdecode(file.read())
     except OSError:
         return {}
-    pairs = (line.partition(":") for line in text.splitlines())
+    pairs = (line.partition(":") for line in text.split("\n"))
     return {key: value.strip() for key, _, value in pairs}
 
 

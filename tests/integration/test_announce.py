@@ -99,6 +99,11 @@ def test_error_is_one_line_with_the_exit_code(
     assert rest(guard) == b""
 
 
+def test_a_fifo_is_no_command_to_wait_for(guards: Guards, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo", 0o755)
+    assert prefixes.start(guards, "pdeathsig", [str(tmp_path / "fifo")]).refused().code == 126
+
+
 def test_a_guest_that_ends_at_once_was_ready(guards: Guards) -> None:
     for _ in range(20):
         guard = prefixes.start(guards, "pdeathsig", ["/bin/busybox", "true"])

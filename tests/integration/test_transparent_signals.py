@@ -194,4 +194,4 @@ def test_a_signal_that_waits_for_exec_is_the_guests(guards: Guards, way: str, nu
         os.kill(descendants(guard.pid)[-1], number)
         ours.recv(64)
         ours.send(b"GO\n")
-        assert guard.wait().code == 128 + number
+        assert guard.refused().code == 128 + number

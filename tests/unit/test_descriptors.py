@@ -35,6 +35,7 @@ NAMED = {
     "file=/dev/fdset/1": [],
     "path=/tmp/fd=26": [],
     "/tmp/disk-fd:27.img": [],
+    "/tmp/fd:27": [],
     "file=/tmp/fd:28": [],
     "file=/srv/fd/29": [],
     "xfd.29": [],
