@@ -15,7 +15,14 @@ from supervisor.spec import render
 from tests.support import insight, prefixes, waiting
 from tests.support.counting import Counting
 from tests.support.guard import DEADLINE_S
-from tests.support.terminal import CONTROL_BACKSLASH, CONTROL_C, CONTROL_Z, ENTER, Terminal
+from tests.support.terminal import (
+    CONTROL_A,
+    CONTROL_BACKSLASH,
+    CONTROL_C,
+    CONTROL_Z,
+    ENTER,
+    Terminal,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -91,6 +98,25 @@ class Running:
         finally:
             waiting.gone(self.pidfd, DEADLINE_S)
             os.close(self.pidfd)
+
+
+@pytest.mark.parametrize("way", prefixes.WAYS)
+def test_qemu_without_graphics_is_typed_at(
+    guards: Guards, terminal: Terminal, qemu: str, way: str
+) -> None:
+    """Its terminal is a serial line and a monitor in turn, for as long as nothing names either."""
+    command = [qemu, "-accel", "tcg", "-machine", "pc", "-S", "-nographic", "-net", "none"]
+    guard = prefixes.start(
+        guards, way, command, launcher=terminal.launcher, **terminal.streams
+    ).ready()
+    terminal.until_raw()
+    terminal.type(CONTROL_A + b"c")
+    terminal.read_until(b"(qemu) ")
+    terminal.type(b"info status" + ENTER)
+    terminal.read_until(b"VM status: paused")
+    terminal.read_until(b"(qemu) ")
+    terminal.type(CONTROL_A + b"x")
+    assert guard.wait().code == 0
 
 
 @pytest.mark.parametrize("way", prefixes.WAYS)
