@@ -41,7 +41,6 @@ COMMANDS = (
 POWER_BUTTON_S = 2.0
 LONGEST_S = 1e9  # thirty years are for ever
 _ACQUIRED = "RESOURCE_ACQUIRED"
-_RELEASED = "RESOURCE_RELEASED"
 _RUNS = (State.LAUNCHING, State.RUNNING, State.STOPPING)
 
 
@@ -163,7 +162,7 @@ class Commands:
                 advice = "its lease stays held; try again"
                 done(None, LeaseUnknownError("detach", f"disk {path}", reason, advice))
             else:
-                self._change(_RELEASED, lambda: self._detach(path), done)
+                self._change("RESOURCE_RELEASED", lambda: self._detach(path), done)
 
         self._leases_to_release(path)
         self._images.is_open(path, self._supervisor.child.pid, looked)

@@ -25,9 +25,8 @@ if TYPE_CHECKING:
 SOFT_MARGIN_S = 1.0
 
 _CLOCK_BOOTTIME = 7
-_SIGEV_SIGNAL = 0
 _TIMER_ABSTIME = 1
-_SigEvent = ctypes.c_int * 16  # sigevent(7): value in two words, signal, notify, room
+_SigEvent = ctypes.c_int * 16  # sigevent(7): value in two words, signal, SIGEV_SIGNAL (0), room
 _TimerSpec = ctypes.c_long * 4  # timer_settime(2): interval and value, each in s and ns
 
 
@@ -37,7 +36,7 @@ class KernelTimer:
     def __init__(self) -> None:
         self._libc = ctypes.CDLL(None, use_errno=True)
         self._id = ctypes.c_void_p()
-        event = _SigEvent(0, 0, SIGKILL, _SIGEV_SIGNAL)
+        event = _SigEvent(0, 0, SIGKILL)
         self._call("timer_create", _CLOCK_BOOTTIME, event, ctypes.byref(self._id))
 
     def arm(self, instant: float) -> None:
