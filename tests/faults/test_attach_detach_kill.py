@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from supervisor.client import Client
     from tests.support.guard import Guard, Guards
 
+pytestmark = pytest.mark.slow
+
 DEADLINE_S = 20
 LIVES_ON = ("setpriv", "--pdeathsig", "clear", "sleep", "1000000")
 

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
     from tests.support.guard import Guard, Guards
 
+pytestmark = pytest.mark.slow
+
 MODES = (Containment.PDEATHSIG, Containment.PIDNS)
 TERM_S, EVERY_S, MARGIN_S = 2.0, 0.1, 1.0
 LATE_S = 1.0  # for a busy machine; the kernel's timer is late by 2 ms
@@ -254,7 +256,6 @@ def test_an_orderly_end_releases_after_the_guests_death(manager: Manager) -> Non
     assert [rest for _at, rest in manager.calls("release")] == [[]]
 
 
-@pytest.mark.slow
 def test_a_lock_manager_that_never_confirms_a_release_is_not_waited_for_for_ever(
     manager: Manager,
 ) -> None:

@@ -15,6 +15,8 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import pytest
+
 from tests.faults import firmware
 from tests.support import waiting
 from tests.support.contender import Contender
@@ -100,6 +102,7 @@ def seen(found: list[tuple[bool, float]]) -> int:
     return sum(alive for alive, _ in found)
 
 
+@pytest.mark.slow
 def test_a_big_guest_never_outlives_its_leases(
     guards: Guards,
     tmp_path: Path,

@@ -6,6 +6,7 @@ guard left behind is taken over, whoever has its pid now.
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import uuid
@@ -26,10 +27,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from tests.support.command import Command
     from tests.support.guard import Ended, Guard, Guards
 
 MODES = (Containment.PDEATHSIG, Containment.PIDNS)
-FAILED, SUPERVISED = 111, 110
+FAILED, SUPERVISED, NO_SUCH_GUEST = 111, 110, 1
 PAGE = 4096
 
 
@@ -190,22 +192,44 @@ def test_a_dead_guards_directory_is_taken_over(guards: Guards, disk: str) -> Non
     assert os.listdir(guards.runtime_dir) == []
 
 
+def with_reused_pids(guards: Guards, disk: str, stranger: Guard) -> Guard:
+    """Return a dead guard whose pids, as its files say them, are the stranger's by now."""
+    dead = left_behind(guards, disk)
+    guest = rundir.read_guest(dead.path)
+    assert guest is not None
+    pids = {"supervisor": stranger.pid, "child": stranger.child_pid}
+    guest.update({f"{who}_pid": pid for who, pid in pids.items()})
+    texts = {f"{who}.pid": f"{pid}\n" for who, pid in pids.items()}
+    for name, text in (texts | {"guest.json": json.dumps(guest)}).items():
+        with open(f"{dead.path}/{name}", "w", encoding="ascii") as file:
+            file.write(text)
+    return dead
+
+
 def test_a_reused_pid_is_not_taken_for_the_guard_or_its_guest(
     guards: Guards, disk: str, tmp_path: Path
 ) -> None:
-    dead = left_behind(guards, disk)
     stranger = guards.run(firmware.image(tmp_path / "other"))
-    for name, pid in (("supervisor.pid", stranger.pid), ("child.pid", stranger.child_pid)):
-        with open(f"{dead.path}/{name}", "w", encoding="ascii") as file:
-            file.write(f"{pid}\n")
+    dead = with_reused_pids(guards, disk, stranger)
     assert not rundir.is_guarded(dead.path)
     with pytest.raises(NoAnswerError):
         get_child(dead.path)
     guard = guards.run(disk, uuid=dead.spec.uuid)
-    child = get_child(guard.path)
-    assert child.pid == guard.child_pid
+    assert get_child(guard.path).pid == guard.child_pid
+
+
+@pytest.mark.parametrize("word", ["child", "status", "stop", "kill", "attach"])
+def test_no_command_touches_a_stranger_that_has_the_pid_now(
+    word: str, guards: Guards, command: Command, disk: str, tmp_path: Path
+) -> None:
+    stranger = guards.run(firmware.image(tmp_path / "other"))
+    dead = with_reused_pids(guards, disk, stranger)
+    more = [disk] if word == "attach" else []
+    result = command(word, dead.spec.uuid, *more)
+    assert (result.code, result.out) == (NO_SUCH_GUEST, "")
     with stranger.connect() as client:
         assert client.execute("query-child", timeout_s=DEADLINE_S)
+    assert processes.state(stranger.child_pid) == "S"
 
 
 def test_one_uuid_has_one_guard(guards: Guards, disk: str) -> None:

@@ -102,6 +102,7 @@ def pause(seconds: float) -> None:
     waiting.until(lambda: time.monotonic() >= end, DEADLINE_S, "the moment has come")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 def test_a_signal_at_any_moment_of_the_launch(
     mode: str, guards: Guards, disk: str, mark: Path, rounds: Callable[[int, int], int]
