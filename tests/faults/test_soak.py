@@ -23,6 +23,7 @@ from tests.faults.soak.disks import Disks
 from tests.faults.soak.runs import Kind, Run
 from tests.faults.soak.world import World, children
 from tests.support import insight, proclocks
+from tests.support.guard import descendants
 from tests.support.wire import Wire
 
 if TYPE_CHECKING:
@@ -79,19 +80,19 @@ def world(subreaper: None, guards: Guards, command: Command, tmp_path: Path) -> 
     print(made.report())
 
 
-def start_anchors(world: World) -> dict[Run, tuple[int, int]]:
-    """Start guests that nobody ends; returns what each guard has open, and in flight."""
+def start_anchors(world: World) -> dict[Run, dict[str, int]]:
+    """Start guests that nobody ends; returns what each guard has at first."""
     for disk in world.disks.anchored:
         drawn = [(disk, disk.file, Mode.EXCLUSIVE)]
         world.anchors.append(starting.launch(world, Kind.IDLE, drawn))
     world.until(lambda: all(run.up for run in world.anchors), "the anchors run")
     for _ in world.anchors * 8:
         plugging.churn(world)
-    return {run: descriptors(run) for run in world.anchors}
+    return {run: belongings(run) for run in world.anchors}
 
 
-def descriptors(run: Run) -> tuple[int, int]:
-    """Count a guard's descriptors, and those that are in flight to its guest (unix_show_fdinfo)."""
+def belongings(run: Run) -> dict[str, int]:
+    """Count what a guard has, and what is in flight to its guest (unix_show_fdinfo)."""
     pid, infos = run.guard.pid, []
     with Wire(f"{run.guard.path}/control"):  # answered after it has noticed who hung up before
         for fd in os.listdir(f"/proc/{pid}/fd"):
@@ -100,7 +101,12 @@ def descriptors(run: Run) -> tuple[int, int]:
             except FileNotFoundError:
                 continue  # somebody hung up just now
     lines = b"".join(infos).splitlines()
-    return len(infos), sum(int(line.split()[1]) for line in lines if b"scm_fds" in line)
+    return {
+        "descriptors": len(infos),
+        "in flight": sum(int(line.split()[1]) for line in lines if b"scm_fds" in line),
+        "threads": len(os.listdir(f"/proc/{pid}/task")),
+        "processes": len(descendants(pid)),
+    }
 
 
 def soak(world: World, seconds: float) -> None:
@@ -123,23 +129,20 @@ def end_all(world: World) -> None:
     world.until(lambda: not world.clients, "every command has returned")
 
 
-def end_anchors(world: World, before: dict[Run, tuple[int, int]]) -> None:
-    """Detach what is attached: then each guard has open what it had at first; and end it."""
-    for run, open_and_in_flight in before.items():
+def end_anchors(world: World, before: dict[Run, dict[str, int]]) -> None:
+    """Detach what is attached: then each guard has what it had at first; and end it."""
+    for run, first in before.items():
         while loose := plugging.loose(run):
             plugging.give_back(world, run, loose[0])
             world.until(lambda: not world.clients, "detach returns")
-        world.until(
-            partial(closed_again, run, open_and_in_flight),
-            f"{run} has {open_and_in_flight} descriptors open and in flight again",
-        )
+        world.until(partial(has_again, run, first), f"{run} has no more than at first: {first}")
         assert run.calm(), run
     world.anchors.clear()
     end_all(world)
 
 
-def closed_again(run: Run, before: tuple[int, int]) -> bool:
-    return descriptors(run) == before
+def has_again(run: Run, first: dict[str, int]) -> bool:
+    return belongings(run) == first
 
 
 @pytest.mark.slow

@@ -109,7 +109,9 @@ def _end(world: World, run: Run, how: str, *options: str) -> None:
 
     def answered(result: Result) -> str:
         if result.code == 0:
-            gone = run.is_over() and not os.path.exists(run.guard.path)
+            # Who else asks may be removing the directory just now.
+            alone = all(client.run is not run for client in world.clients)
+            gone = run.is_over() and not (alone and os.path.exists(run.guard.path))
             return "0" if gone else f"FAULT not gone, {run.signs_of_life()}"
         if result.code == _GONE:
             return "1" if run.is_over() or hurt_before or not was_up else "FAULT"
