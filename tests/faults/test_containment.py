@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
     from tests.support.guard import Guard, Guards
 
+pytestmark = pytest.mark.usefixtures("as_root")
+
 DEADLINE_S = 20
 RUNAS, DAEMONIZE = ("-runas", "nobody"), ("-daemonize",)
 DISARMING = [RUNAS, DAEMONIZE, (*RUNAS, *DAEMONIZE)]

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from tests.support.guard import Guard, Guards
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("as_root")]
 
 MODES = (Containment.PDEATHSIG, Containment.PIDNS)
 TERM_S, EVERY_S, MARGIN_S = 2.0, 0.1, 1.0

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from tests.support.guard import Ended, Guards
 
+pytestmark = pytest.mark.usefixtures("as_root")
+
 MODES = (Containment.PDEATHSIG, Containment.PIDNS)
 DEADLINE_S = 20
 NOT_FOUND, NOT_EXECUTABLE, FAILED = 127, 126, 111

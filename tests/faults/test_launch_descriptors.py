@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from tests.support.guard import Guards
 
+pytestmark = pytest.mark.usefixtures("as_root")
+
 DEADLINE_S = 20
 STANDARD = (0, 1, 2)
 CLOSED = [list(fds) for count in (1, 2, 3) for fds in itertools.combinations(STANDARD, count)]

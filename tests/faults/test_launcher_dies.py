@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from supervisor.spec import GuestSpec
     from tests.support.guard import Guards
 
+pytestmark = pytest.mark.usefixtures("as_root")
+
 MODES = (Containment.PDEATHSIG, Containment.PIDNS)
 DEADLINE_S = 20
 HANDSHAKE_FD, READY_FD = 50, 51

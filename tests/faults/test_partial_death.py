@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from tests.support.guard import Guard, Guards
 
+pytestmark = pytest.mark.usefixtures("as_root")
+
 MODES = (Containment.PDEATHSIG, Containment.PIDNS)
 DEADLINE_S = 20
 UNKILLABLE_S = 30

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from tests.support.command import Command
     from tests.support.guard import Ended, Guard, Guards
 
+pytestmark = pytest.mark.usefixtures("as_root")
+
 MODES = (Containment.PDEATHSIG, Containment.PIDNS)
 FAILED, SUPERVISED, NO_SUCH_GUEST = 111, 110, 1
 PAGE = 4096

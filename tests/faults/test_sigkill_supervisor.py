@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from tests.support.guard import Guard, Guards
 
+pytestmark = pytest.mark.usefixtures("as_root")
+
 MODES = (Containment.PDEATHSIG, Containment.PIDNS)
 KILL_TO_FREE_S = 10
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from tests.support.guard import Guard, Guards
 
+pytestmark = pytest.mark.usefixtures("as_root")
+
 MODES = (Containment.PDEATHSIG, Containment.PIDNS)
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 FOREVER = float("inf")

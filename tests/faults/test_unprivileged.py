@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from supervisor.spec import GuestSpec
     from tests.support.guard import Guard
 
+pytestmark = pytest.mark.usefixtures("as_root")
+
 DEADLINE_S = 20
 USER, GROUP = "nobody", "nogroup"
 RUNAS = ("-runas", "nobody")
