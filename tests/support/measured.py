@@ -56,7 +56,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 def _write(page: str, lines: Sequence[str]) -> None:
     directory = os.path.join(CHECKOUT, "docs", "measured")
     os.makedirs(directory, exist_ok=True)
-    machine = f"{platform.system()} {platform.release().partition("-")[0]}, {os.cpu_count()} CPUs"
+    kernel = platform.release().partition("-")[0]
+    machine = f"{platform.system()} {kernel}, {os.cpu_count()} CPUs"
     with open(os.path.join(directory, f"{page}.md"), "w", encoding="utf-8") as file:
         file.write(f"# Measured: {page}\n\n{machine}, Python {platform.python_version()}.\n\n")
         file.writelines(f"* {line}\n" for line in lines)
