@@ -9,6 +9,7 @@ only (README, D2).
 
 import fcntl
 import posix
+import select
 from _stat import S_ISDIR
 from _struct import pack, unpack
 
@@ -27,7 +28,9 @@ _UNPUBLISHED = "new"
 FILES = (_UNPUBLISHED, MONITOR, CONTROL, GUEST_JSON, CHILD_PID, SUPERVISOR_PID)
 
 _FLOCK = "hhqqi4x"
-_CREATE_ATTEMPTS = 100
+_READ = posix.O_RDONLY | posix.O_NOFOLLOW | posix.O_CLOEXEC
+_CREATE_ATTEMPTS, _CREATE_PAUSE_S = 100, 0.01
+_ALL, _ONE = 0, 1  # how many bytes of supervisor.pid a guard locks, and one who removes it
 
 
 class RundirError(LockError):
@@ -105,8 +108,9 @@ class GuardDir:
         try:
             _make_dirs(root)
             for _ in range(_CREATE_ATTEMPTS):
-                if (claimed := _try_claim(path)) is not None:
+                if (claimed := _try_claim(path, _ALL)) is not None:
                     break
+                select.select((), (), (), _CREATE_PAUSE_S)  # not its lock: it may be stopped
             else:
                 raise RundirError("claim", f"runtime directory {path}", "it keeps disappearing")
         except OSError as error:
@@ -157,8 +161,8 @@ class GuardDir:
             return  # not there, or a read-only filesystem: the next command's to remove
 
 
-def _try_claim(path: str) -> tuple[int, int] | None:
-    """Open and lock once; None when a remover was faster."""
+def _try_claim(path: str, length: int) -> tuple[int, int] | None:
+    """Open and lock once; None when a remover was faster, SupervisedError when a guard was."""
     try:
         posix.mkdir(path, 0o700)
     except FileExistsError:
@@ -166,9 +170,7 @@ def _try_claim(path: str) -> tuple[int, int] | None:
     except FileNotFoundError:
         return None
     try:
-        dir_fd = posix.open(
-            path, posix.O_RDONLY | posix.O_DIRECTORY | posix.O_NOFOLLOW | posix.O_CLOEXEC
-        )
+        dir_fd = posix.open(path, _READ | posix.O_DIRECTORY)
     except FileNotFoundError:
         return None
     status = posix.fstat(dir_fd)
@@ -184,20 +186,21 @@ def _try_claim(path: str) -> tuple[int, int] | None:
         posix.close(dir_fd)
         _rmdir_if_empty(path)
         raise
+    guarded = False
     try:
-        fcntl.fcntl(lock_fd, fcntl.F_OFD_SETLK, pack(_FLOCK, fcntl.F_WRLCK, 0, 0, 0, 0))
-    except BlockingIOError as error:
-        pid = posix.pread(lock_fd, 32, 0).decode("ascii", "replace").strip()
-        posix.close(lock_fd)
-        posix.close(dir_fd)
-        name, reason = path.rpartition("/")[2], f"supervisor process {pid} already runs it ({path})"
-        advice = "stop it first or use another uuid"
-        raise SupervisedError("start", f"guest {name}", reason, advice) from error
-    if _is_linked(lock_fd, path):
-        return dir_fd, lock_fd
+        fcntl.fcntl(lock_fd, fcntl.F_OFD_SETLK, pack(_FLOCK, fcntl.F_WRLCK, 0, 0, length, 0))
+        if _is_linked(lock_fd, path):
+            return dir_fd, lock_fd
+    except BlockingIOError:
+        guarded = is_guarded(path)
+    pid = posix.pread(lock_fd, 32, 0).decode("ascii", "replace").strip()
     posix.close(lock_fd)
     posix.close(dir_fd)
-    return None
+    if not guarded:
+        return None
+    name, reason = path.rpartition("/")[2], f"supervisor process {pid} already runs it ({path})"
+    advice = "stop it first or use another uuid"
+    raise SupervisedError("start", f"guest {name}", reason, advice)
 
 
 def _make_dirs(path: str) -> None:
@@ -236,13 +239,11 @@ def _rmdir_if_empty(path: str) -> None:
 def is_guarded(path: str) -> bool:
     """Is the guard of the runtime directory `path` alive? Changes nothing."""
     try:
-        fd = posix.open(
-            f"{path}/{SUPERVISOR_PID}", posix.O_RDONLY | posix.O_NOFOLLOW | posix.O_CLOEXEC
-        )
+        fd = posix.open(f"{path}/{SUPERVISOR_PID}", _READ)
     except (FileNotFoundError, NotADirectoryError):
         return False
     try:
-        probe = pack(_FLOCK, fcntl.F_RDLCK, 0, 0, 0, 0)
+        probe = pack(_FLOCK, fcntl.F_RDLCK, 0, _ONE, _ALL, 0)
         return bool(unpack(_FLOCK, fcntl.fcntl(fd, fcntl.F_OFD_GETLK, probe))[0] != fcntl.F_UNLCK)
     finally:
         posix.close(fd)
@@ -251,15 +252,14 @@ def is_guarded(path: str) -> bool:
 def remove_dead(path: str) -> bool:
     """Remove a dead guard's directory under its lock; False when it is not dead."""
     try:
-        claimed = _try_claim(path) if _is_dir(path) else None
+        claimed = _try_claim(path, _ONE) if _is_dir(path) else None
     except SupervisedError:
         return False
     if claimed is None:
-        return not _is_dir(path)
-    dir_fd, lock_fd = claimed
-    GuardDir(path, dir_fd, lock_fd).remove()
-    posix.close(lock_fd)
-    posix.close(dir_fd)
+        return not is_guarded(path)
+    GuardDir(path, *claimed).remove()
+    for fd in claimed:
+        posix.close(fd)
     return True
 
 

@@ -6,6 +6,7 @@ import fcntl
 import json
 import multiprocessing
 import os
+import select
 import stat
 import subprocess
 from typing import TYPE_CHECKING
@@ -151,6 +152,27 @@ def test_a_claim_of_a_file_that_was_removed_under_it_is_none(
         claimed = GuardDir.claim(str(tmp_path), UUID)
         assert rundir.is_guarded(str(tmp_path / UUID))
         let_go(claimed)
+
+
+def test_a_claim_outlasts_a_remover_and_takes_it_for_no_guard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = str(tmp_path / UUID)
+    removing = rundir._try_claim(path, rundir._ONE)
+    assert removing is not None
+    assert not rundir.is_guarded(path)
+    assert rundir.remove_dead(path), "another remover is at it"
+
+    def finish(*_: object) -> None:
+        GuardDir(path, *removing).remove()
+        os.close(removing[1])
+
+    monkeypatch.setattr(select, "select", finish)
+    claimed = GuardDir.claim(str(tmp_path), UUID)
+    assert rundir.is_guarded(path)
+    assert not rundir.remove_dead(path)
+    let_go(claimed)
+    os.close(removing[0])
 
 
 def _claim_and_die(base: str, barrier: threading.Barrier, won: object) -> None:
