@@ -114,7 +114,7 @@ def _end(world: World, run: Run, how: str, *options: str) -> None:
             gone = run.is_over() and not (alone and os.path.exists(run.guard.path))
             return "0" if gone else f"FAULT not gone, {run.signs_of_life()}"
         if result.code == _GONE:
-            return "1" if run.is_over() or hurt_before or not was_up else "FAULT"
+            return "1" if run.guest_is_gone() or hurt_before or not was_up else "FAULT"
         return _excused(run, result, was_up=was_up)
 
     world.ask(how, run, answered, *options)
@@ -138,7 +138,7 @@ def wait(world: World) -> None:
 
     def answered(result: Result) -> str:
         if result.code == _GONE:
-            return "1" if run.is_over() or run.hurts or not was_up else "FAULT"
+            return "1" if run.guest_is_gone() or run.hurts or not was_up else "FAULT"
         if result.code == 0:
             return "0" if run.is_over() else f"FAULT not gone, {run.signs_of_life()}"
         return _excused(run, result, was_up=was_up)

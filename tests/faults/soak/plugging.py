@@ -94,7 +94,7 @@ def give_back(world: World, run: Run, claim: Claim) -> None:
         run.changes += 1
         if result.code == 0:
             claim.ended = min(claim.ended, time.monotonic())
-            return "0"
+            return "0" if _is_given_up(world, run, claim, began) else "FAULT, still held"
         if not run.calm(began):
             return f"{result.code}, meanwhile"
         claim.sure = True
@@ -104,6 +104,14 @@ def give_back(world: World, run: Run, claim: Claim) -> None:
         return "FAULT"
 
     world.ask("detach", run, answered, claim.name)
+
+
+def _is_given_up(world: World, run: Run, claim: Claim, since: float) -> bool:
+    """Is the disk free, unless others may have it, or the guest by another name?"""
+    again = any(claim.file == other.file for other in run.claims if other is not claim)
+    free = world.judge.lock_on(identity(claim.file)) == fcntl.F_UNLCK
+    rivals = world.rivals(run, Claim(claim.file, claim.name, Mode.EXCLUSIVE), since)
+    return free or again or rivals
 
 
 def plug(world: World) -> None:
