@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import platform
 import shutil
+import signal
 import subprocess
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ pytest_plugins = [
     "tests.support.command",
 ]
 
+_PYTHONS = (signal.SIGPIPE, signal.SIGXFSZ)  # ignored by Python itself
 _TOOLS = ("qemu-system-x86_64", "sanlock", "etcd")
 
 
@@ -39,6 +41,16 @@ def pytest_configure(config: pytest.Config) -> None:
     examples = 2000 if config.getoption("--long") else 100
     hypothesis.settings.register_profile("ours", deadline=None, max_examples=examples)
     hypothesis.settings.load_profile("ours")
+    _take_signals_as_they_come()
+
+
+def _take_signals_as_they_come() -> None:
+    """Undo what nohup or a shell's & made of our own signals: the product hands it on."""
+    for number in signal.valid_signals():
+        if signal.getsignal(number) is signal.SIG_IGN and number not in _PYTHONS:
+            by_default = number != signal.SIGINT
+            signal.signal(number, signal.SIG_DFL if by_default else signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 def pytest_report_header() -> list[str]:
