@@ -7,7 +7,8 @@ change anything, nor know what a lease is.
 
 import json
 import os
-import time
+
+from supervisor.qmp.wire import now
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class OpenImages:
         """
         self._waiting.append(then)
         if len(self._waiting) == 1:
-            late = time.clock_gettime(time.CLOCK_BOOTTIME) + SURVEY_S
+            late = now() + SURVEY_S
             self._loop.at("survey", late, lambda: self._answer([], _LATE))
             if not self._looking:  # else the last look is still stuck, its answer as good
                 self._ask(SURVEY_S, lambda paths, why: self._look(paths, why, known, also))

@@ -7,9 +7,8 @@ know what the answers are good for.
 
 import errno
 import os
-import time
 
-from supervisor.qmp.wire import MAX_REPLY_BYTES, READABLE, Framer, WireError, encode
+from supervisor.qmp.wire import MAX_REPLY_BYTES, READABLE, Framer, WireError, encode, now
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,7 +46,7 @@ class Monitor:
         self._waiting[number] = then
         self._loop.at(
             f"monitor {number}",
-            _now() + timeout_s,
+            now() + timeout_s,
             lambda: self._answer(number, None, f"QEMU did not answer {command} in {timeout_s:g} s"),
         )
 
@@ -93,7 +92,3 @@ class Monitor:
         self._loop.unwatch(self._fd)
         for number in list(self._waiting):
             self._answer(number, None, reason)
-
-
-def _now() -> float:
-    return time.clock_gettime(time.CLOCK_BOOTTIME)

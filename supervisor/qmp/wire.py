@@ -7,6 +7,7 @@ JSON objects one after another, white space between them optional
 import json
 import re
 import select
+import time
 
 from supervisor.rundir import as_json
 
@@ -22,6 +23,11 @@ if TYPE_CHECKING:
         def unwatch(self, fd: int) -> None: ...
         def at(self, name: str, instant: float, callback: Callable[[], None]) -> None: ...
         def cancel(self, name: str) -> None: ...
+
+
+def now() -> float:
+    """Return the clock of the loop's timers: seconds of CLOCK_BOOTTIME."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 READABLE = select.POLLIN
