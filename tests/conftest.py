@@ -22,10 +22,11 @@ pytest_plugins = [
     "tests.support.guard",
     "tests.support.measured",
     "tests.support.command",
+    "tests.support.libvirt",
 ]
 
 _PYTHONS = (signal.SIGPIPE, signal.SIGXFSZ)  # ignored by Python itself
-_TOOLS = ("qemu-system-x86_64", "sanlock", "etcd")
+_TOOLS = ("qemu-system-x86_64", "libvirtd", "sanlock", "etcd")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

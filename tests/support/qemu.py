@@ -27,7 +27,7 @@ INITRAMFS = _CACHE / "initramfs.cpio.gz"
 WRITER = _CACHE / "writer"
 # The kernel's self-tests and its defences take a fifth of the time to the first block. It
 # gives up on a timer that is late, as it is on a busy machine: no_timer_check.
-_APPEND = "console=ttyS0 quiet panic=-1 no_timer_check cryptomgr.notests mitigations=off nokaslr"
+APPEND = "console=ttyS0 quiet panic=-1 no_timer_check cryptomgr.notests mitigations=off nokaslr"
 _READY = re.compile(rb"ready nonce=([0-9a-f]{16}) ")
 _TROUBLE = re.compile(rb"(?:guest: cannot|Kernel panic)[^\r\n]*(?=\r?\n)")
 _QCOW2_MAGIC = b"QFI\xfb"
@@ -68,7 +68,7 @@ def guest_argv(
     for built in (KERNEL, INITRAMFS):
         if not built.exists():
             raise FileNotFoundError(f"cannot start the tests' guest: no {built}; run bin/setup")
-    words = [_APPEND]
+    words = [APPEND]
     words += [f"nonce={nonce}"] if nonce is not None else []
     words += [f"guest={guest}"] if guest is not None else []
     words += [f"count={count}"] if count is not None else []
