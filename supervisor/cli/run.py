@@ -15,11 +15,11 @@ import click
 
 from lockplugins.contract import ConfigError, LockError, shown
 from supervisor import exitcodes
-from supervisor.cli.options import located, seconds
 from supervisor.cli.render import as_bytes
+from supervisor.cli.run_options import ENDS_AT_COMMAND, describes_a_guest
 from supervisor.cli.specify import build
 from supervisor.discovery import disks
-from supervisor.spec import Containment, render
+from supervisor.spec import render
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -53,67 +53,8 @@ class RunCommand(click.Command):
             raise
 
 
-@click.command("run", cls=RunCommand, context_settings={"allow_interspersed_args": False})
-@click.option(
-    "--name", metavar="NAME", help="Default: QEMU's -name, else from the first disk or COMMAND."
-)
-@click.option("--uuid", metavar="UUID", help="Default: QEMU's -uuid, else a random one.")
-@click.option("--id", "guest_id", metavar="ID", help="The guest's id in whatever manages it.")
-@click.option(
-    "--plugin",
-    metavar="NAME[+NAME...]",
-    help="The lock manager (default file); several: all or none, in order.",
-)
-@click.option(
-    "--disk",
-    multiple=True,
-    metavar="PATH[,OPTION...]",
-    help="One more disk. OPTION: exclusive shared readonly copied id=IDENTITY.",
-)
-@click.option(
-    "--lease",
-    multiple=True,
-    metavar="LOCKSPACE:KEY[:PATH[:OFFSET]]",
-    help="One more lease, by its name in the lock manager.",
-)
-@click.option("--no-discover", is_flag=True, help="Only what --disk and --lease name.")
-@click.option(
-    "--wait",
-    type=seconds,
-    default=0.0,
-    metavar="SECONDS|inf",
-    help="Wait for leases held elsewhere (default 0: refuse at once).",
-)
-@click.option("--on-lockfailure", metavar="kill", help="What a lost lease means for the guest.")
-@click.option(
-    "--containment",
-    type=click.Choice(Containment.ALL),
-    help="How the guest is tied to the supervisor's life (default auto).",
-)
-@click.option("--no-monitor", is_flag=True, help="Add no private QMP monitor to QEMU.")
-@click.option(
-    "--stop-timeout",
-    type=seconds,
-    metavar="SECONDS",
-    help="From a stop request to SIGKILL (default 10).",
-)
-@click.option(
-    "--ready-fd",
-    type=click.IntRange(min=0),
-    is_eager=True,
-    metavar="FD",
-    help='Write "READY child=PID" or "ERROR CODE TEXT" there.',
-)
-@click.option(
-    "--handshake-fd",
-    type=click.IntRange(min=0),
-    metavar="FD",
-    help='Say "ACQUIRED" there and wait for "GO".',
-)
-@located
-@click.argument(
-    "command", nargs=-1, required=True, type=click.UNPROCESSED, metavar="[--] COMMAND [ARG]..."
-)
+@click.command("run", cls=RunCommand, context_settings=ENDS_AT_COMMAND)
+@describes_a_guest()
 def run_command(**given: Unpack[Given]) -> NoReturn:
     """Start COMMAND (QEMU) under its leases.
 
