@@ -13,6 +13,10 @@ from lockplugins.contract import LockError
 from supervisor import exitcodes, rundir
 from supervisor.client import open_process
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 MIN_PREFIX = 4
 
 _UUID_CHARACTERS = frozenset("0123456789abcdef-")
@@ -52,8 +56,16 @@ class Guest:
 
 def guests(base: str) -> list[Guest]:
     """Return the guests of the runtime directory `base`; raises RundirError."""
-    paths = (path for path in rundir.directories(base) if _is_uuid(os.path.basename(path)))
-    return [guest for path in paths if (guest := look(path)) is not None]
+    return [guest for path in _paths(base) if (guest := look(path)) is not None]
+
+
+def guarded(base: str) -> list[Guest]:
+    """Return the guests that have a living guard, and leave the others' directories alone."""
+    return [Guest(path, guarded=True) for path in _paths(base) if is_guarded(path)]
+
+
+def _paths(base: str) -> Iterator[str]:
+    return (path for path in rundir.directories(base) if _is_uuid(os.path.basename(path)))
 
 
 def look(path: str) -> Guest | None:

@@ -12,8 +12,9 @@ import click
 
 from lockplugins.contract import LeaseUnknownError, ResourceType
 from supervisor import client
+from supervisor.cli import candidates
 from supervisor.cli.guests import find
-from supervisor.cli.options import located, working_directory
+from supervisor.cli.options import located, path, working_directory
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,8 +24,8 @@ _ANSWER_S = 60.0  # a lock manager in a cluster may take its time
 
 
 @click.command("attach")
-@click.argument("guest")
-@click.argument("disk", metavar="PATH[,OPTION...]")
+@click.argument("guest", shell_complete=candidates.guests)
+@click.argument("disk", type=path, metavar="PATH[,OPTION...]")
 @located
 def attach_command(guest: str, disk: str, config: str | None, runtime_dir: str | None) -> None:
     """Acquire a lease on PATH for the running GUEST, before QEMU opens it.
@@ -47,8 +48,8 @@ def attach_command(guest: str, disk: str, config: str | None, runtime_dir: str |
 
 
 @click.command("detach")
-@click.argument("guest")
-@click.argument("path")
+@click.argument("guest", shell_complete=candidates.guests)
+@click.argument("path", shell_complete=candidates.leased)
 @located
 def detach_command(guest: str, path: str, config: str | None, runtime_dir: str | None) -> None:
     """Release the lease on PATH, after QEMU has closed it (DEVICE_DELETED, blockdev-del).

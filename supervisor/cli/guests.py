@@ -13,7 +13,7 @@ import click
 
 from lockplugins.contract import LeaseState, LockError
 from supervisor import client, config, finding, rundir
-from supervisor.cli import render
+from supervisor.cli import candidates, render
 from supervisor.cli.options import located, seconds
 
 TYPE_CHECKING = False
@@ -33,7 +33,7 @@ _STATUS_ONLY = ("deadline_s", "unleased")
 
 
 @click.command("child")
-@click.argument("guest")
+@click.argument("guest", shell_complete=candidates.guests)
 @located
 def child_command(guest: str, config: str | None, runtime_dir: str | None) -> None:
     """Print the pid of GUEST's process (GetChild).
@@ -71,7 +71,7 @@ def list_command(config: str | None, runtime_dir: str | None, *, as_json: bool) 
 
 
 @click.command("status")
-@click.argument("guest")
+@click.argument("guest", shell_complete=candidates.guests)
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
 @located
 def status_command(
@@ -92,7 +92,7 @@ def status_command(
 
 
 @click.command("stop")
-@click.argument("guest")
+@click.argument("guest", shell_complete=candidates.guests)
 @click.option(
     "--timeout",
     type=seconds,
@@ -120,7 +120,7 @@ def stop_command(
 
 
 @click.command("kill")
-@click.argument("guest")
+@click.argument("guest", shell_complete=candidates.guests)
 @located
 def kill_command(guest: str, config: str | None, runtime_dir: str | None) -> None:
     """Revoke: SIGKILL the supervisor, prove guest and leases gone.
@@ -133,7 +133,7 @@ def kill_command(guest: str, config: str | None, runtime_dir: str | None) -> Non
 
 
 @click.command("wait")
-@click.argument("guest")
+@click.argument("guest", shell_complete=candidates.guests)
 @located
 def wait_command(guest: str, config: str | None, runtime_dir: str | None) -> None:
     """Return when GUEST is gone; print its exit status, or unknown.

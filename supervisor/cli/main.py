@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
 
 import click
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
 
 NAME = "lock-supervisor"
 
-_SIGINT = 2
-_SIGPIPE = 13
+_COMPLETE = "_LOCK_SUPERVISOR_COMPLETE"
+_PROMPT_WAITS_S = 3
 _MODULES = {
     "run": "run",
     "child": "guests",
@@ -64,21 +65,25 @@ def commands() -> None:
 
 def main() -> NoReturn:
     """Run the command line of this process, and end it."""
-    code = execute(sys.argv[1:])
+    asked_by_shell = os.environ.get(_COMPLETE)
+    if asked_by_shell is not None:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(_PROMPT_WAITS_S)
+    code = execute(sys.argv[1:], asked_by_shell)
     os._exit(code)  # finalising the interpreter would cost 10 ms
 
 
-def execute(args: Sequence[str]) -> int:
-    """Run one command line; returns the exit code."""
+def execute(args: Sequence[str], asked_by_shell: str | None = None) -> int:
+    """Run one command line, or say how a shell may complete it; returns the exit code."""
     try:
-        return _invoke(args)
+        return _invoke(args) if asked_by_shell is None else _complete(asked_by_shell, args)
     except LockError as error:
         return _fail(error.exit_code, str(error))
     except click.ClickException as error:
         return _fail(exitcodes.USAGE, _usage(error))
     except (KeyboardInterrupt, BrokenPipeError) as error:
         return exitcodes.SIGNAL_BASE + (
-            _SIGINT if isinstance(error, KeyboardInterrupt) else _SIGPIPE
+            signal.SIGINT if isinstance(error, KeyboardInterrupt) else signal.SIGPIPE
         )
     except OSError as error:
         return _fail(exitcodes.FAILED, f"cannot go on: {shown(str(error))}")
@@ -92,6 +97,13 @@ def _invoke(args: Sequence[str]) -> int:
             commands.invoke(context)
     except click.exceptions.Exit as done:
         return done.exit_code
+    return exitcodes.OK
+
+
+def _complete(instruction: str, args: Sequence[str]) -> int:
+    from supervisor.cli import completion
+
+    completion.answer(commands, instruction, args)
     return exitcodes.OK
 
 

@@ -10,6 +10,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from click.shell_completion import CompletionItem
+
 
 def seconds(text: str) -> float:
     """Read a duration: 0 or more seconds, `inf` for ever."""
@@ -22,11 +24,29 @@ def seconds(text: str) -> float:
     return read
 
 
-def path(text: str) -> str:
-    """Read a path; an empty one is somebody's unset variable."""
-    if not text:
-        raise click.BadParameter("the path is empty")
-    return text
+class PathType(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4 alone
+    """A path, not looked at; an empty one is somebody's unset variable."""
+
+    name = "path"
+
+    def __init__(self, kind: str = "file") -> None:
+        self._kind = kind
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if not value:
+            self.fail("the path is empty", param, ctx)
+        return value
+
+    def shell_complete(
+        self, _ctx: click.Context, _param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem[str]]:
+        from click.shell_completion import CompletionItem
+
+        return [CompletionItem(incomplete, type=self._kind)]
+
+
+path = PathType()
+directory = PathType("dir")
 
 
 def located(command: Callable[..., None]) -> Callable[..., None]:
@@ -37,10 +57,10 @@ def located(command: Callable[..., None]) -> Callable[..., None]:
         metavar="FILE",
         help="Configuration file; also $LOCK_SUPERVISOR_CONFIG.",
     )
-    directory = click.option(
-        "--runtime-dir", type=path, metavar="DIR", help="Also $LOCK_SUPERVISOR_RUNTIME_DIR."
+    runtime_dir = click.option(
+        "--runtime-dir", type=directory, metavar="DIR", help="Also $LOCK_SUPERVISOR_RUNTIME_DIR."
     )
-    return file(directory(command))
+    return file(runtime_dir(command))
 
 
 def working_directory() -> str:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import click
 
-from supervisor.cli.options import located, seconds
+from supervisor.cli import candidates
+from supervisor.cli.options import located, path, seconds
 from supervisor.spec import Containment
 
 TYPE_CHECKING = False
@@ -28,10 +29,12 @@ _OPTIONS: tuple[Decorator, ...] = (
     click.option(
         "--plugin",
         metavar="NAME[+NAME...]",
+        shell_complete=candidates.plugins,
         help="The lock manager (default file); several: all or none, in order.",
     ),
     click.option(
         "--disk",
+        type=path,
         multiple=True,
         metavar="PATH[,OPTION...]",
         help="One more disk. OPTION: exclusive shared readonly copied id=IDENTITY.",
@@ -50,7 +53,12 @@ _OPTIONS: tuple[Decorator, ...] = (
         metavar="SECONDS|inf",
         help="Wait for leases held elsewhere (default 0: refuse at once).",
     ),
-    click.option("--on-lockfailure", metavar="kill", help="What a lost lease means for the guest."),
+    click.option(
+        "--on-lockfailure",
+        metavar="kill",
+        shell_complete=candidates.on_lockfailure,
+        help="What a lost lease means for the guest.",
+    ),
     click.option(
         "--containment",
         type=click.Choice(Containment.ALL),
@@ -93,6 +101,7 @@ def describes_a_guest(*, command_required: bool = True) -> Decorator:
             required=command_required,
             type=click.UNPROCESSED,
             metavar="[--] COMMAND [ARG]...",
+            shell_complete=candidates.command,
         )(command)
         for option in reversed(_OPTIONS):
             decorated = option(decorated)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 from typing import TYPE_CHECKING
 
 import click
@@ -178,7 +177,3 @@ def test_closed_standard_descriptors_are_no_fault(
         assert main.execute(["child", "nobody"]) == 1
         monkeypatch.setattr("sys.stdout", None)
         assert main.execute(["list"]) == 111
-
-
-def test_sigpipe_and_sigint_are_the_numbers_that_shells_expect() -> None:
-    assert (main._SIGINT, main._SIGPIPE) == (signal.SIGINT, signal.SIGPIPE)
