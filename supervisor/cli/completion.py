@@ -80,9 +80,9 @@ function __lock_supervisor
             2>/dev/null </dev/null)
         switch $line
             case file
-                printf '%s\\n' $option(__fish_complete_path "$value")
+                printf '%s\\n' "$option"(__fish_complete_path "$value")
             case dir
-                printf '%s\\n' $option(__fish_complete_directories "$value")
+                printf '%s\\n' "$option"(__fish_complete_directories "$value")
             case command
                 complete -C"$value"
             case '*'
@@ -126,9 +126,9 @@ def _lines(commands: click.Group, shell: str, arguments: Sequence[str]) -> Itera
     *typed, replaced = arguments
     quote = ""
     if shell == "bash":
-        typed, quote = _typed(*typed)
+        (_, *typed), quote = _typed(*typed)
         replaced = _typed(quote + replaced)[0][-1]
-    *words, word = typed[1:]
+    *words, word = typed
     kept = len(word) - len(replaced)
     for item in _candidates(commands, words, word):
         option = word[: word.find("=") + 1] if word.startswith("--") else ""

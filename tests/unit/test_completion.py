@@ -69,10 +69,8 @@ def test_what_a_line_may_become(line: str, replaced: str, expected: list[str], a
 
 def test_no_word_at_all_names_the_commands(ask: Ask) -> None:
     assert "plain run" in ask("lock-supervisor ", "")
-    assert any(
-        line.startswith("plain run:Start COMMAND") for line in ask("l", "", "", notation="zsh")
-    )
-    assert any(line.startswith("plain run\tStart") for line in ask("l", "", "", notation="fish"))
+    assert any(line.startswith("plain run:Start COMMAND") for line in ask("", "", notation="zsh"))
+    assert any(line.startswith("plain run\tStart") for line in ask("", "", notation="fish"))
 
 
 def test_guests_are_named_by_name_and_by_the_begun_uuid(tmp_path: Path, ask: Ask) -> None:
@@ -81,10 +79,10 @@ def test_guests_are_named_by_name_and_by_the_begun_uuid(tmp_path: Path, ask: Ask
         assert ask("lock-supervisor status --json w", "w") == ["plain web1"]
         assert ask("lock-supervisor kill 5F", "5F") == [f"plain {UUID}"]
         assert ask("lock-supervisor child x", "x") == []
-        assert ask("l", "wait", "", "", notation="zsh") == [f"plain web1:{UUID}"]
-        assert ask("l", "wait", "", "", notation="fish") == [f"plain web1\t{UUID}"]
+        assert ask("wait", "", "", notation="zsh") == [f"plain web1:{UUID}"]
+        assert ask("wait", "", "", notation="fish") == [f"plain web1\t{UUID}"]
         elsewhere = ["--runtime-dir", str(tmp_path / "missing")]
-        assert ask("l", "wait", *elsewhere, "", "", notation="fish") == []
+        assert ask("wait", *elsewhere, "", "", notation="fish") == []
         assert ask("lock-supervisor detach web1 ", "") == ["plain /images/a\\ b"]
         assert ask("lock-supervisor detach web2 ", "") == []
 
@@ -108,7 +106,7 @@ def test_bash_gets_names_quoted_as_they_are_typed(
 
 def test_zsh_gets_the_colons_of_a_name_escaped(tmp_path: Path, ask: Ask) -> None:
     with Directory(str(tmp_path), {"name": "a:b"}):
-        assert ask("l", "wait", "", "", notation="zsh") == [f"plain a\\:b:{UUID}"]
+        assert ask("wait", "", "", notation="zsh") == [f"plain a\\:b:{UUID}"]
 
 
 def test_a_dead_guest_is_not_offered_and_its_directory_is_left_alone(
