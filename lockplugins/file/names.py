@@ -178,12 +178,23 @@ def _find_kernel_node(resource: "Resource", device: int, located: Located) -> Fo
     except ResourceError as error:
         trouble = error.reason
     else:
-        if node.stat.st_rdev == device:  # 0 for a regular file
+        if node.stat.st_rdev != device:  # 0 for a regular file
+            trouble = f"{node.path} is not block device {numbers}"
+        elif not _is_on_devtmpfs(node.stat.st_dev):
+            trouble = f"{node.path} is a copy in a private /dev"
+        else:
             return node
-        trouble = f"{node.path} is not block device {numbers}"
     why = f"the kernel's own node of the device cannot be used: {trouble}"
-    advice = "mend /dev; without it a second node would get past the lease"
+    advice = "mend /dev (libvirt: namespaces = [] in qemu.conf); another node has another lock"
     raise ResourceError("lease", called(resource), why, advice)
+
+
+def _is_on_devtmpfs(filesystem: int) -> bool:
+    """Is it the one filesystem that the kernel itself fills? A tmpfs looks the same but here."""
+    numbers = f"{posix.major(filesystem)}:{posix.minor(filesystem)}"
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as mounts:
+        fields = [line.split() for line in mounts]
+    return any(f[2] == numbers and f[f.index("-", 6) + 1] == "devtmpfs" for f in fields)
 
 
 def _device_name(numbers: str) -> str:

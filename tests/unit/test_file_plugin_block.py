@@ -120,6 +120,7 @@ except contract.LockError as error:
         ("true", r"/dev/loop\d+: No such file or directory \(ENOENT\)"),
         ("mknod $1 b 7 $((${1#/dev/loop} + 1))", r"/dev/loop\d+ is not block device 7:\d+"),
         ("mkfifo $1", "it is a FIFO"),
+        ("mknod $1 b 7 ${1#/dev/loop}", r"/dev/loop\d+ is a copy in a private /dev"),
     ],
 )
 def test_without_the_kernels_node_there_is_no_lease(
