@@ -174,7 +174,7 @@ def _try_claim(path: str, length: int) -> tuple[int, int] | None:
     except FileNotFoundError:
         return None
     status = posix.fstat(dir_fd)
-    if status.st_uid != posix.geteuid() or status.st_mode & 0o022:
+    if length == _ALL and (status.st_uid != posix.geteuid() or status.st_mode & 0o022):
         raise RundirError("use", f"runtime directory {path}", "others may change it", "remove it")
     flags = posix.O_RDWR | posix.O_CREAT | posix.O_NOFOLLOW | posix.O_CLOEXEC
     try:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 UUID = "5f2c1d3e-0000-4000-8000-00000000000a"
 RACERS = 8
 ROUNDS = 40
+ANOTHER_USER = 64055  # libvirt-qemu
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
@@ -99,6 +100,19 @@ def test_remove_dead_takes_the_dead_and_leaves_the_living(tmp_path: Path) -> Non
     assert rundir.remove_dead(guard_dir.path)
     assert os.listdir(tmp_path) == []
     assert rundir.remove_dead(guard_dir.path)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="the directory of another user needs root")
+def test_root_removes_another_users_dead_but_puts_no_guard_there(tmp_path: Path) -> None:
+    guard_dir = GuardDir.claim(str(tmp_path), UUID)
+    for path in (guard_dir.path, f"{guard_dir.path}/supervisor.pid"):
+        os.chown(path, ANOTHER_USER, ANOTHER_USER)
+    assert not rundir.remove_dead(guard_dir.path)
+    let_go(guard_dir)
+    with pytest.raises(RundirError, match="others may change it"):
+        GuardDir.claim(str(tmp_path), UUID)
+    assert rundir.remove_dead(guard_dir.path)
+    assert os.listdir(tmp_path) == []
 
 
 def test_a_file_is_published_whole_or_not_at_all(tmp_path: Path) -> None:
