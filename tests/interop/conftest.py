@@ -1,4 +1,4 @@
-"""What does every interop test get? Disks, and a host with stock libvirt that it leaves clean."""
+"""What does every interop test get? A host with stock libvirt that it leaves clean, and ours."""
 
 from __future__ import annotations
 
@@ -6,19 +6,45 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.interop.sides import Sides
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
+    from tests.support.command import Command
     from tests.support.libvirt import Host, Hosts
+
+MODES = ("direct", "indirect")
 
 
 @pytest.fixture(scope="session")
-def direct_host(libvirt_hosts: Hosts) -> Host:
-    return libvirt_hosts.start(lock_manager="lockd")
+def lockspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the lockspace directory of indirect mode; virtlockd makes it."""
+    return tmp_path_factory.mktemp("lockd") / "files"
+
+
+@pytest.fixture(scope="session")
+def lockd_hosts(libvirt_hosts: Hosts, lockspace: Path) -> dict[str, Host]:
+    return {
+        "direct": libvirt_hosts.start(lock_manager="lockd"),
+        "indirect": libvirt_hosts.start(lock_manager="lockd", file_lockspace_dir=lockspace),
+    }
+
+
+@pytest.fixture(params=MODES)
+def mode(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 @pytest.fixture
-def host(direct_host: Host) -> Iterator[Host]:
-    """Give a test a host in direct mode, without domains."""
-    yield direct_host
-    direct_host.clear()
+def host(lockd_hosts: dict[str, Host], mode: str) -> Iterator[Host]:
+    """Give a test a host without domains."""
+    yield lockd_hosts[mode]
+    lockd_hosts[mode].clear()
+
+
+@pytest.fixture
+def sides(host: Host, command: Command, tmp_path: Path, mode: str, lockspace: Path) -> Sides:
+    """Both sides, configured alike."""
+    return Sides(host, command, tmp_path, lockspace if mode == "indirect" else None)

@@ -5,53 +5,46 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+import pytest
+
+from tests.interop.sides import THEIRS
 from tests.support import proclocks, waiting
-from tests.support.domain import console, domain_xml
+from tests.support.domain import domain_xml
 from tests.support.guest.checker import check
-from tests.support.qemu import wait_ready
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from tests.support.libvirt import Host, Hosts
+    from tests.interop.sides import Sides
+    from tests.support.libvirt import Hosts
 
 DEADLINE_S = 30
 
 
-def new_disk(path: Path) -> Path:
-    path.touch()
-    os.truncate(path, 8 << 20)
-    return path
+def test_a_domain_starts_and_is_destroyed(sides: Sides) -> None:
+    disk = sides.disk()
+    sides.start_theirs(disk)
+    assert sides.host.state(THEIRS) == "running"
+    assert sides.locked(disk) == [proclocks.Lock("POSIX", "WRITE", 0, "0")]
+    sides.destroy_theirs()
+    assert sides.host.state(THEIRS) == "shut off"
+    assert sides.locked(disk) == []
 
 
-def test_a_domain_starts_and_is_destroyed(host: Host, tmp_path: Path) -> None:
-    disk = new_disk(tmp_path / "disk.raw")
-    host.define(domain_xml("web1", disk))
-    assert host.virsh("start", "web1").code == 0
-    assert host.state("web1") == "running"
-    assert proclocks.locks(disk)[0] == ("POSIX", "WRITE", 0, "0")
-    assert host.virsh("destroy", "web1").code == 0
-    assert host.state("web1") == "shut off"
-    assert proclocks.locks(disk) == []
-
-
-def test_a_guest_writes_and_answers_its_power_button(host: Host, tmp_path: Path) -> None:
-    disk = new_disk(tmp_path / "disk.raw")
-    with console(tmp_path / "console") as serial:
-        host.define(domain_xml("web1", disk, writes_to=tmp_path / "console"))
-        assert host.virsh("start", "web1").code == 0
-        nonce = wait_ready(serial)
-        assert host.virsh("shutdown", "web1").code == 0
-        waiting.until(lambda: host.state("web1") == "shut off", DEADLINE_S, "the guest is off")
+@pytest.mark.parametrize("mode", ["direct"])
+def test_a_guest_writes_and_answers_its_power_button(sides: Sides) -> None:
+    disk = sides.disk()
+    nonce = sides.theirs_writes(disk)
+    assert sides.host.virsh("shutdown", THEIRS).code == 0
+    waiting.until(lambda: sides.host.state(THEIRS) == "shut off", DEADLINE_S, "the guest is off")
     report = check(disk)
     assert report.clean, report.reasons
-    assert [boot.nonce for boot in report.boots] == [int(nonce, 16)]
+    assert [boot.nonce for boot in report.boots] == [nonce]
 
 
-def test_hosts_are_apart_and_leave_nothing_behind(libvirt: Hosts, tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", ["direct"])
+def test_hosts_are_apart_and_leave_nothing_behind(sides: Sides, libvirt: Hosts) -> None:
     before = mounts()
     one, two = libvirt.start(), libvirt.start(lock_manager=None)
-    one.define(domain_xml("web1", new_disk(tmp_path / "disk.raw")))
+    one.define(domain_xml("web1", sides.disk()))
     assert one.virsh("start", "web1").code == 0
     assert one.run("hostname").out == "host0\n"
     assert two.virsh("list", "--all", "--name").out.strip() == ""

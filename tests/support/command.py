@@ -19,6 +19,7 @@ from tests.support.sources import CHECKOUT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from typing import IO
 
     from tests.support.guard import Guard, Guards
 
@@ -111,18 +112,28 @@ class Command:
 
     def guest(self, *args: str) -> tuple[Started, int]:
         """Start `run` with these arguments; returns when READY, with the guest's pid."""
+        started, announcement = self.guest_to_be(*args)
+        return started, ready(announcement)
+
+    def guest_to_be(self, *args: str) -> tuple[Started, IO[bytes]]:
+        """Start `run` with these arguments; what it announces is for `ready`, which closes it."""
         read_fd, write_fd = os.pipe()
         started = self.start("run", "--ready-fd", str(write_fd), *args, pass_fds=[write_fd])
         os.close(write_fd)
-        with open(read_fd, "rb") as file:
-            waiting.readable(file.fileno(), DEADLINE_S, "run says READY or ERROR")
-            line = file.readline()
-        assert line.startswith(b"READY child="), (line, started.end())
-        return started, int(line.split()[1].removeprefix(b"child="))
+        return started, open(read_fd, "rb")
 
     def reap(self) -> None:
         for started in self.started:
             started.kill()
+
+
+def ready(announcement: IO[bytes]) -> int:
+    """Wait until `run` says READY; returns the guest's pid."""
+    with announcement:
+        waiting.readable(announcement.fileno(), DEADLINE_S, "run says READY or ERROR")
+        line = announcement.readline()
+    assert line.startswith(b"READY child="), line
+    return int(line.split()[1].removeprefix(b"child="))
 
 
 def freeze(guard: Guard) -> None:

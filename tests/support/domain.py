@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import uuid
 from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING
@@ -58,7 +59,8 @@ def domain_xml(
 
     With `writes_to`, the FIFO of its `console`, it is the guest that writes to
     all its disks; without, one that finds nothing to boot. `devices` are more
-    elements of <devices>.
+    elements of <devices>. The uuid follows from the name, so that a domain can
+    be defined anew.
     """
     found = emulator or shutil.which(QEMU)
     parts = [f"<emulator>{_quoted(found or QEMU)}</emulator>"]
@@ -71,6 +73,7 @@ def domain_xml(
         parts.append(f"<serial type='file'><source path='{_quoted(writes_to)}'/></serial>")
     return f"""<domain type='qemu'>
   <name>{escape(name)}</name>
+  <uuid>{uuid.uuid5(uuid.NAMESPACE_OID, name)}</uuid>
   <memory unit='MiB'>{memory_mib}</memory>
   <vcpu>1</vcpu>
   <os><type arch='x86_64' machine='{machine}'>hvm</type>{boot}</os>
