@@ -22,6 +22,7 @@ pytest_plugins = [
     "tests.support.guard",
     "tests.support.measured",
     "tests.support.command",
+    "tests.support.specifying",
     "tests.support.libvirt",
 ]
 

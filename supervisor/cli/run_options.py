@@ -47,6 +47,12 @@ _OPTIONS: tuple[Decorator, ...] = (
     ),
     click.option("--no-discover", is_flag=True, help="Only what --disk and --lease name."),
     click.option(
+        "--domain-xml",
+        type=path,
+        metavar="FILE",
+        help="Name, uuid, disks and leases of a libvirt domain, as virsh dumpxml prints it.",
+    ),
+    click.option(
         "--wait",
         type=seconds,
         default=0.0,

@@ -13,7 +13,7 @@ from lockplugins import registry
 from lockplugins.contract import Capability, ConfigError, LockError, Mode, Resource, shown
 from supervisor import config
 from supervisor.cli.options import working_directory
-from supervisor.discovery import disks
+from supervisor.discovery import disks, domain_xml
 from supervisor.spec import NAME_BYTES, GuestSpec, check_name, check_uuid, parse_lease
 
 TYPE_CHECKING = False
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from lockplugins.contract import Plugin
     from supervisor.config import Config
     from supervisor.discovery.disks import Disk
+    from supervisor.discovery.domain_xml import Domain
 
     class Given(TypedDict):
         """What was given on the command line; None where an option was left out."""
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
         disk: tuple[str, ...]
         lease: tuple[str, ...]
         no_discover: bool
+        domain_xml: str | None
         wait: float
         on_lockfailure: str | None
         containment: str | None
@@ -53,11 +55,12 @@ _HOLDS_NOTHING = "nop"
 def build(given: Given) -> GuestSpec:
     """Return what the guard is to be told; raises LockError with the exit code."""
     settings = config.read(given["config"])
-    found = _disks(given, settings)
-    name, uuid = _names(given, found)
+    domain = _domain(given, settings)
+    found = _disks(given, settings, domain)
+    name, uuid = _names(given, domain, found)
     spec = GuestSpec(name, uuid, config.runtime_dir(given["runtime_dir"], given["config"]))
     spec.id = given["guest_id"]
-    spec.resources = _canonical(found, given["lease"])
+    spec.resources = _canonical(found, [*map(parse_lease, given["lease"]), *domain.leases])
     plugins = _choose_plugins(spec, given, settings)
     spec.wait_s = given["wait"]
     spec.on_lockfailure = settings.on_lockfailure or spec.on_lockfailure
@@ -71,7 +74,7 @@ def build(given: Given) -> GuestSpec:
         spec.stop_timeout_s = spec.stop_timeout_s if timeout is None else timeout
     spec.ready_fd, spec.handshake_fd = given["ready_fd"], given["handshake_fd"]
     if settings.require_lease_for_disks:
-        _require_leases(given["command"], spec, plugins)
+        _require_leases(given, domain, spec, plugins)
     return spec
 
 
@@ -89,22 +92,38 @@ def _choose_plugins(spec: GuestSpec, given: Given, settings: Config) -> Sequence
     return plugins
 
 
-def _disks(given: Given, settings: Config) -> list[Disk]:
-    """Return the disks to lease: those of --disk, then those that are discovered."""
+def _discovers(given: Given, settings: Config) -> bool:
+    return not given["no_discover"] and settings.auto_disk_leases
+
+
+def _domain(given: Given, settings: Config) -> Domain:
+    """Return what --domain-xml says; of its disks only where they have to be known."""
+    if given["domain_xml"] is None:
+        return domain_xml.Domain(None, None)
+    return domain_xml.parse(
+        domain_xml.read(given["domain_xml"]),
+        with_disks=_discovers(given, settings) or settings.require_lease_for_disks,
+        allow_outside=bool(given["disk"]),
+    )
+
+
+def _disks(given: Given, settings: Config, domain: Domain) -> list[Disk]:
+    """Return the disks to lease: those of --disk, of --domain-xml, then those of the arguments."""
     cwd, command = working_directory(), given["command"]
     named = [disks.parse_disk_option(text, cwd) for text in given["disk"]]
-    if given["no_discover"] or not settings.auto_disk_leases:
+    if not _discovers(given, settings):
         return named
     if disks.is_qemu(command[0]):
-        return named + disks.discover(command, cwd, allow_outside=bool(named))
-    if not named and not given["lease"]:
+        found = disks.discover(command, cwd, allow_outside=bool(named))
+        return named + domain.disks + found
+    if not named and not given["lease"] and given["domain_xml"] is None:
         reason = "it is not QEMU, whose arguments would tell"
-        advice = "name them with --disk, or say --no-discover"
+        advice = "name them with --disk or --domain-xml, or say --no-discover"
         raise ConfigError("find the disks of", command[0], reason, advice)
-    return named
+    return named + domain.disks
 
 
-def _canonical(found: Iterable[Disk], leases: Iterable[str]) -> list[Resource]:
+def _canonical(found: Iterable[Disk], leases: Iterable[Resource]) -> list[Resource]:
     """Return each resource once, in its strongest mode, in the one order that all guests use."""
     merged: dict[str, Resource] = {}
     for disk in found:
@@ -112,25 +131,26 @@ def _canonical(found: Iterable[Disk], leases: Iterable[str]) -> list[Resource]:
         resource.identity = resource.identity or disk.identity
         if disk.mode == Mode.EXCLUSIVE:
             resource.mode = Mode.EXCLUSIVE
-    explicit = {text: parse_lease(text) for text in leases}
-    for lease in explicit.values():
+    explicit: dict[tuple[object, ...], Resource] = {}
+    for lease in leases:
         lease.path = os.path.join(working_directory(), lease.path) if lease.path else ""
+        explicit[str(lease.lockspace), str(lease.key), lease.path, lease.offset_bytes] = lease
     return [
         *sorted(merged.values(), key=lambda disk: (os.path.realpath(disk.path), disk.path)),
-        *(explicit[text] for text in sorted(explicit)),
+        *(explicit[words] for words in sorted(explicit)),
     ]
 
 
-def _names(given: Given, found: Sequence[Disk]) -> tuple[str, str]:
-    """Return the guest's name and uuid, given, QEMU's or made up."""
+def _names(given: Given, domain: Domain, found: Sequence[Disk]) -> tuple[str, str]:
+    """Return the guest's name and uuid: given, of the domain, QEMU's or made up."""
     command = given["command"]
     qemu_name, qemu_uuid = disks.guest_names(command) if disks.is_qemu(command[0]) else (None, None)
     name = given["name"]
     if name is None:
         first = found[0].path if found else command[0]
-        name = _usable(qemu_name or os.path.basename(first) or command[0])
+        name = _usable(domain.name or qemu_name or os.path.basename(first) or command[0])
     check_name(name)
-    uuid = given["uuid"] if given["uuid"] is not None else qemu_uuid or random_uuid()
+    uuid = given["uuid"] if given["uuid"] is not None else domain.uuid or qemu_uuid or random_uuid()
     check_uuid(uuid.lower())
     return name, uuid.lower()
 
@@ -153,7 +173,7 @@ def random_uuid() -> str:
 
 
 def _require_leases(
-    command: Sequence[str], spec: GuestSpec, plugins: Sequence[type[Plugin]]
+    given: Given, domain: Domain, spec: GuestSpec, plugins: Sequence[type[Plugin]]
 ) -> None:
     """Refuse a writable disk without a lease, and disks that cannot be told."""
     leasing = any(
@@ -162,14 +182,14 @@ def _require_leases(
     )
     leased = {os.path.realpath(r.path) for r in spec.resources if r.mode == Mode.EXCLUSIVE}
     reason, advice = "it has no lease, and require_lease_for_disks is set", "name it with --disk"
+    command, found = given["command"], domain.disks
     if disks.is_qemu(command[0]):
-        for disk in disks.discover(command, working_directory(), allow_outside=bool(leased)):
-            if disk.mode == Mode.EXCLUSIVE and not (
-                leasing and os.path.realpath(disk.path) in leased
-            ):
-                raise ConfigError("start with writable disk", disk.path, reason, advice)
-    elif not (leasing and leased):
+        found = found + disks.discover(command, working_directory(), allow_outside=bool(leased))
+    elif given["domain_xml"] is None and not (leasing and leased):
         raise ConfigError("start", command[0], reason, advice)
+    for disk in found:
+        if disk.mode == Mode.EXCLUSIVE and not (leasing and os.path.realpath(disk.path) in leased):
+            raise ConfigError("start with writable disk", disk.path, reason, advice)
 
 
 def _prctl() -> str:

@@ -11,13 +11,13 @@ import re
 
 from lockplugins.contract import Mode
 from supervisor.discovery.blockdev import Graph
-from supervisor.discovery.errors import DiscoveryError, refusal
+from supervisor.discovery.errors import DiscoveryError, outside, refusal
 from supervisor.discovery.options import IMAGE, Option, below, cut, is_on, pairs, values
 from supervisor.discovery.qemu_argv import guest_names, is_qemu, passes_through
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from supervisor.discovery.blockdev import Node
 
@@ -29,6 +29,7 @@ __all__ = [
     "is_qemu",
     "parse_disk_option",
     "passes_through",
+    "strongest",
 ]
 
 QEMU_CONFIG = "/etc/qemu/qemu.conf"  # QEMU reads it unless told -no-user-config
@@ -79,8 +80,13 @@ def discover(
     """
     machine = _Machine(cut(argv), cwd, allow_outside=allow_outside)
     machine.refuse_configuration(qemu_config)
+    return strongest(machine.disks())
+
+
+def strongest(disks: Iterable[Disk]) -> list[Disk]:
+    """Return each path's disk once, in the strongest mode that was found."""
     found: dict[str, Disk] = {}
-    for disk in machine.disks():
+    for disk in disks:
         known = found.get(disk.path)
         if known is None or (known.mode, disk.mode) == (Mode.SHARED, Mode.EXCLUSIVE):
             found[disk.path] = disk
@@ -209,9 +215,7 @@ class _Machine:
         given = values(option, "driver")
         driver = str(given.get("driver", ""))
         if driver.startswith(OUTSIDE) and not self._allow_outside:
-            reason = "its writer is outside the guest, and goes on when the guest is dead"
-            advice = "name its disk with --disk PATH, and run the writer under its leases too"
-            raise refusal(str(option), reason, advice)
+            raise outside(str(option))
         if "drive" in given:
             writing = not (is_on(given.get("share-rw")) or driver.endswith("-cd"))
             self._uses.setdefault(str(given["drive"]), []).append(writing)

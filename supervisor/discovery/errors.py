@@ -16,3 +16,10 @@ class DiscoveryError(contract.LockError):
 def refusal(argument: str, reason: str, advice: str = WAY_OUT) -> DiscoveryError:
     """Return the error for `argument` (or image), to be raised."""
     return DiscoveryError("find the disks of", argument, reason, advice)
+
+
+def outside(argument: str) -> DiscoveryError:
+    """Return the error for a device whose backend is not the guest's own process."""
+    reason = "its writer is outside the guest, and goes on when the guest is dead"
+    advice = "name its disk with --disk PATH, and run the writer under its leases too"
+    return refusal(argument, reason, advice)

@@ -7,62 +7,15 @@ from typing import TYPE_CHECKING
 import pytest
 
 from lockplugins.contract import ConfigError
-from supervisor import config, spec
 from supervisor.cli import specify
+from tests.support.specifying import configured, given
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from supervisor.cli.specify import Given
+pytestmark = pytest.mark.usefixtures("unconfigured")
 
 QEMU = "qemu-system-x86_64"
-UUID = "5f2c1d3e-0000-4000-8000-00000000000a"
-
-
-@pytest.fixture(autouse=True)
-def _here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.delenv(config.FILE_VARIABLE, raising=False)
-    monkeypatch.delenv(config.RUNTIME_DIR_VARIABLE, raising=False)
-    monkeypatch.setattr(config, "DEFAULT_FILE", str(tmp_path / "missing.toml"))
-    monkeypatch.chdir(tmp_path)
-
-
-def given(*command: str, **options: object) -> Given:
-    """Return what click hands over when nothing else was given."""
-    made: Given = {
-        "name": None,
-        "uuid": None,
-        "guest_id": None,
-        "plugin": None,
-        "disk": (),
-        "lease": (),
-        "no_discover": False,
-        "wait": 0.0,
-        "on_lockfailure": None,
-        "containment": None,
-        "no_monitor": False,
-        "stop_timeout": None,
-        "ready_fd": None,
-        "handshake_fd": None,
-        "config": None,
-        "runtime_dir": None,
-        "command": command,
-    }
-    assert options.keys() <= made.keys()
-    made.update(options)  # type: ignore[typeddict-item]  # checked in the line above
-    return made
-
-
-def configured(text: str) -> str:
-    with open("config.toml", "w", encoding="utf-8") as file:
-        file.write(text)
-    return "config.toml"
-
-
-def paths(made: spec.GuestSpec) -> list[tuple[str, str]]:
-    return [(resource.path, resource.mode) for resource in made.resources]
-
-
 REQUIRED = "require_lease_for_disks = true\n"
 WRITABLE = (QEMU, "-hda", "a.raw")
 READ_ONLY = (QEMU, "-drive", "file=a.raw,format=raw,readonly=on")

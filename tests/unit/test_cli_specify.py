@@ -10,60 +10,17 @@ from typing import TYPE_CHECKING
 import pytest
 
 from lockplugins.contract import ConfigError, LockError
-from supervisor import config, spec
+from supervisor import spec
 from supervisor.cli import specify
+from tests.support.specifying import configured, given, paths
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from supervisor.cli.specify import Given
+pytestmark = pytest.mark.usefixtures("unconfigured")
 
 QEMU = "qemu-system-x86_64"
 UUID = "5f2c1d3e-0000-4000-8000-00000000000a"
-
-
-@pytest.fixture(autouse=True)
-def _here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.delenv(config.FILE_VARIABLE, raising=False)
-    monkeypatch.delenv(config.RUNTIME_DIR_VARIABLE, raising=False)
-    monkeypatch.setattr(config, "DEFAULT_FILE", str(tmp_path / "missing.toml"))
-    monkeypatch.chdir(tmp_path)
-
-
-def given(*command: str, **options: object) -> Given:
-    """Return what click hands over when nothing else was given."""
-    made: Given = {
-        "name": None,
-        "uuid": None,
-        "guest_id": None,
-        "plugin": None,
-        "disk": (),
-        "lease": (),
-        "no_discover": False,
-        "wait": 0.0,
-        "on_lockfailure": None,
-        "containment": None,
-        "no_monitor": False,
-        "stop_timeout": None,
-        "ready_fd": None,
-        "handshake_fd": None,
-        "config": None,
-        "runtime_dir": None,
-        "command": command,
-    }
-    assert options.keys() <= made.keys()
-    made.update(options)  # type: ignore[typeddict-item]  # checked in the line above
-    return made
-
-
-def configured(text: str) -> str:
-    with open("config.toml", "w", encoding="utf-8") as file:
-        file.write(text)
-    return "config.toml"
-
-
-def paths(made: spec.GuestSpec) -> list[tuple[str, str]]:
-    return [(resource.path, resource.mode) for resource in made.resources]
 
 
 def test_a_bare_qemu_gets_every_default(tmp_path: Path) -> None:
@@ -221,7 +178,7 @@ def test_without_discovery_only_what_is_named_is_leased(tmp_path: Path, off: str
 )
 def test_a_stranger_has_to_be_told_its_disks(options: dict[str, object]) -> None:
     specify.build(given("/bin/sleep", "1", **options))
-    with pytest.raises(ConfigError, match="name them with --disk, or say --no-discover") as caught:
+    with pytest.raises(ConfigError, match="name them with --disk or --domain-xml, or") as caught:
         specify.build(given("/bin/sleep", "1"))
     assert caught.value.exit_code == 2
 
