@@ -13,7 +13,7 @@ from lockplugins import registry
 from lockplugins.contract import Capability, ConfigError, LockError, Mode, Resource, shown
 from supervisor import config
 from supervisor.cli.options import working_directory
-from supervisor.discovery import disks, domain_xml
+from supervisor.discovery import disks, domain_xml, lockd
 from supervisor.spec import NAME_BYTES, GuestSpec, check_name, check_uuid, parse_lease
 
 TYPE_CHECKING = False
@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 
 
 _HOLDS_NOTHING = "nop"
+_LOCKS_AS_LOCKD = "file"
 
 
 def build(given: Given) -> GuestSpec:
@@ -62,6 +63,7 @@ def build(given: Given) -> GuestSpec:
     spec.id = given["guest_id"]
     spec.resources = _canonical(found, [*map(parse_lease, given["lease"]), *domain.leases])
     plugins = _choose_plugins(spec, given, settings)
+    _refuse_lockd(name, plugins)
     spec.wait_s = given["wait"]
     spec.on_lockfailure = settings.on_lockfailure or spec.on_lockfailure
     if given["on_lockfailure"] is not None:
@@ -90,6 +92,18 @@ def _choose_plugins(spec: GuestSpec, given: Given, settings: Config) -> Sequence
     names = {*words, *(plugin.name for plugin in plugins)}  # a table may be under an old name's new
     spec.config = {name: table for name, table in settings.tables.items() if name in names}
     return plugins
+
+
+def _refuse_lockd(name: str, plugins: Sequence[type[Plugin]]) -> None:
+    """Refuse to lock what libvirt itself will lock for this guest, when its processors start."""
+    locks_alike = any(plugin.name == _LOCKS_AS_LOCKD for plugin in plugins)
+    if locks_alike and (connected := lockd.connection()) is not None:
+        reason = (
+            "libvirt's own lock manager lockd is active for it (descriptor {} is a connection to "
+            "{}) and would take the same lock".format(*connected)
+        )
+        advice = "unset lock_manager in qemu.conf and restart libvirtd, or use --plugin nop"
+        raise ConfigError("start", f"guest {name}", reason, advice)
 
 
 def _discovers(given: Given, settings: Config) -> bool:
