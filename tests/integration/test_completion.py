@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
 
+from supervisor import rundir
 from supervisor.cli import completion
 from tests.support.command import PROGRAM
+from tests.support.scripted import Directory
 from tests.support.terminal import Terminal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from tests.support.command import Command
     from tests.support.guard import Guards
 
     Complete = Callable[[str], str]
@@ -134,3 +138,11 @@ def test_guests(complete: Complete, guards: Guards) -> None:
     assert complete("lock-supervisor kill it").replace("\\:", ":") == (
         r"lock-supervisor kill it\'s\ b:\ \$x "
     )
+
+
+def test_no_prompt_waits_for_a_file_that_does_not_answer(command: Command, guards: Guards) -> None:
+    with Directory(guards.runtime_dir) as directory:
+        os.unlink(directory.file(rundir.GUEST_JSON))
+        os.mkfifo(directory.file(rundir.GUEST_JSON))
+        asked = command("lock-supervisor stop ", "", _LOCK_SUPERVISOR_COMPLETE="bash_complete")
+        assert (asked.code, asked.out, asked.err) == (-signal.SIGALRM, "", "")
