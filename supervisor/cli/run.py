@@ -1,21 +1,19 @@
 """What does `run` do? Turns itself into the guard, which is told all by its arguments.
 
-Gone, by exec, before any lease is taken. It must not know what the options
-mean for the guest, nor talk to a lock manager.
+Gone, by exec, before any lease is taken (but with --detach: detaching.py). It must not know what
+the options mean for the guest, nor talk to a lock manager.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import select
-import signal
 
 import click
 
 from lockplugins.contract import ConfigError, LockError, shown
 from supervisor import exitcodes
-from supervisor.cli.render import as_bytes
+from supervisor.cli import launcher
 from supervisor.cli.run_options import ENDS_AT_COMMAND, describes_a_guest
 from supervisor.cli.specify import build
 from supervisor.discovery import disks
@@ -28,17 +26,6 @@ if TYPE_CHECKING:
     from supervisor.cli.specify import Given
 
 
-class ExecError(LockError):
-    """COMMAND (or the guard) could not be executed; the exit code says how."""
-
-    def __init__(self, command: str, error: OSError, exit_code: int) -> None:
-        super().__init__("execute", command, os.strerror(error.errno or 0))
-        self.exit_code = exit_code
-
-
-_PATIENCE_S = 1.0
-
-
 class RunCommand(click.Command):
     """`run`, which tells --ready-fd of wrong arguments too."""
 
@@ -49,13 +36,13 @@ class RunCommand(click.Command):
             message = " ".join(error.format_message().split())
             fd = ctx.params.get("ready_fd")  # eager: read before what is wrong
             if isinstance(fd, int):
-                _tell(fd, exitcodes.USAGE, f"cannot run: {shown(message)}")
+                launcher.tell_error(fd, exitcodes.USAGE, f"cannot run: {shown(message)}")
             raise
 
 
 @click.command("run", cls=RunCommand, context_settings=ENDS_AT_COMMAND)
 @describes_a_guest()
-def run_command(**given: Unpack[Given]) -> NoReturn:
+def run_command(**given: Unpack[Given]) -> None:
     """Start COMMAND (QEMU) under its leases.
 
     COMMAND begins at the first argument that is no option; "--" before it is
@@ -65,12 +52,19 @@ def run_command(**given: Unpack[Given]) -> NoReturn:
     """
     command = given["command"]
     try:
+        if given["log"] is not None and not given["detach"]:
+            reason = "without --detach the output goes where yours goes"
+            raise ConfigError("use", "--log", reason, "add --detach, or redirect it: >>FILE 2>&1")
         if disks.is_qemu(command[0]) and disks.passes_through(command):
             _become_command(given)
         spec = build(given)
-        _become([*render(spec), *command])
+        if not given["detach"]:
+            _become([*render(spec), *command])
+        from supervisor.cli import detaching  # subprocess costs 10 ms
+
+        detaching.start(spec, command, given["log"])
     except LockError as error:
-        _tell(given["ready_fd"], error.exit_code, str(error))
+        launcher.tell_error(given["ready_fd"], error.exit_code, str(error))
         raise
 
 
@@ -86,7 +80,7 @@ def _become_command(given: Given) -> NoReturn:
     except OSError as error:
         missing = error.errno == errno.ENOENT
         code = exitcodes.NOT_FOUND if missing else exitcodes.NOT_EXECUTABLE
-        raise ExecError(command[0], error, code) from error
+        raise launcher.ExecError(command[0], error, code) from error
 
 
 def _close(fd: int) -> None:
@@ -103,27 +97,10 @@ def _become(argv: list[str]) -> NoReturn:
     try:
         os.execv(argv[0], argv)
     except OSError as error:
-        raise ExecError("the guard", error, exitcodes.OUR_FAULT) from error
+        raise launcher.ExecError("the guard", error, exitcodes.OUR_FAULT) from error
 
 
 def _restore_launcher() -> None:
-    """Give back what Python changed as it started: LC_CTYPE, SIGPIPE and SIGXFSZ."""
-    for number in (signal.SIGPIPE, signal.SIGXFSZ):
-        signal.signal(number, signal.SIG_DFL)
-    with open("/proc/self/environ", "rb") as file:
-        entries = file.read().split(b"\0")
-    given = [entry for entry in entries if entry.startswith(b"LC_CTYPE=")]
-    if given:
-        os.putenv(b"LC_CTYPE", given[0].partition(b"=")[2])
-    else:
-        os.unsetenv(b"LC_CTYPE")
-
-
-def _tell(ready_fd: int | None, code: int, text: str) -> None:
-    """Tell the launcher that nothing was started, as the guard would, if it listens."""
-    if ready_fd is not None:
-        try:
-            if select.select([], [ready_fd], [], _PATIENCE_S)[1]:
-                os.write(ready_fd, as_bytes(f"ERROR {code} {text}\n"))
-        except (OSError, ValueError):  # the exit code has to say it
-            pass
+    """Give back what Python changed as it started."""
+    launcher.restore_signals()
+    launcher.restore_environment()

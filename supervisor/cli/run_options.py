@@ -90,6 +90,18 @@ _OPTIONS: tuple[Decorator, ...] = (
         metavar="FD",
         help='Say "ACQUIRED" there and wait for "GO".',
     ),
+    click.option(
+        "--detach",
+        is_flag=True,
+        help="Return when the guest runs, and print its uuid; its output goes to the log.",
+    ),
+    click.option(
+        "--log",
+        type=path,
+        metavar="FILE",
+        help="Where --detach appends output (default /var/log/lock-supervisor/NAME.log for root, "
+        "else ~/.local/state/lock-supervisor/NAME.log).",
+    ),
     located,
 )
 

@@ -44,6 +44,8 @@ if TYPE_CHECKING:
         stop_timeout: float | None
         ready_fd: int | None
         handshake_fd: int | None
+        detach: bool
+        log: str | None
         config: str | None
         runtime_dir: str | None
         command: tuple[str, ...]

@@ -42,6 +42,8 @@ def given(*command: str, **options: object) -> Given:
         "stop_timeout": None,
         "ready_fd": None,
         "handshake_fd": None,
+        "detach": False,
+        "log": None,
         "config": None,
         "runtime_dir": None,
         "command": command,

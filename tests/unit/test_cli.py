@@ -69,7 +69,7 @@ def test_every_help_has_an_example(name: str, capsysbinary: Captured) -> None:
         (["run", "--containment", "none", "x"], "none"),
         (["run", "--ready-fd", "-1", "x"], "-1"),
         (["run", "--incoming", "x"], "--incoming"),
-        (["run", "--detach", "x"], "--detach"),
+        (["run", "--log", "", "x"], "the path is empty"),
         (["run", "--na\x1bme", "x"], "--na\\x1bme"),
     ],
 )
@@ -88,6 +88,11 @@ def test_a_usage_error_is_one_line_that_names_the_word(
     ("args", "code"),
     [
         (["run", "x"], 2),
+        (["run", "--detach", "x"], 2),
+        (["run", "--log", "f", "--no-discover", "x"], 2),
+        (["run", "--detach", "--log", "/missing/f", "--no-discover", "x"], 111),
+        (["run", "--detach", "--ready-fd", "987654", "--no-discover", "x"], 2),
+        (["run", "--detach", "--ready-fd", "98765432109", "--no-discover", "x"], 2),
         (["run", "--on-lockfailure", "pause", "--no-discover", "x"], 2),
         (["run", "--plugin", "nonsense", "--no-discover", "x"], 2),
         (["run", "--config", "/missing.toml", "x"], 2),

@@ -1,0 +1,171 @@
+"""How does `run --detach` come back while the guest stays? Starts the guard, waits for its word.
+
+The same guard with the same arguments, but in a session of its own, with
+/dev/null for its input and the log for its output. From exec on it needs us no
+more: killed, we leave a guest that comes up or is refused without us. It must
+not know what the guard does.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import select
+import signal
+import subprocess
+
+from lockplugins.contract import ConfigError, LockError
+from supervisor import exitcodes
+from supervisor.cli import launcher
+from supervisor.cli.log import open_log
+from supervisor.cli.render import put
+from supervisor.spec import render
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from supervisor.spec import GuestSpec
+
+_ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_READY, _ERROR = "READY ", "ERROR "
+_FIRST_FREE = 3
+_LONGEST = 4096  # a line of the guard's comes in one piece
+
+
+class NotStartedError(LockError):
+    """The guard refused, or has died; its own words where it had any."""
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__("", "", "")
+        self.exit_code = code or exitcodes.FAILED
+        self._text = text
+
+    def __str__(self) -> str:
+        return self._text
+
+
+def start(spec: GuestSpec, command: Sequence[str], log: str | None) -> None:
+    """Start the guest of `spec` and print its uuid when it runs; raises LockError if it does not.
+
+    Interrupted, we have the guard give up, and return when it is gone.
+    """
+    launchers_fd = spec.ready_fd
+    if launchers_fd is not None and launchers_fd != spec.handshake_fd:
+        _withhold(launchers_fd)
+    interruptions = Interruptions()
+    log_path, log_fd = open_log(log, spec.name, spec.uuid)
+    words_fd, spec.ready_fd = _pipe_clear_of(command)
+    guard = _spawn([*render(spec), *command], log_fd)
+    os.close(spec.ready_fd)
+    line = _hear(guard, words_fd, interruptions)
+    if interruptions.last is not None:
+        code = exitcodes.SIGNAL_BASE + interruptions.last
+        reason = f"signal {interruptions.last} came first; nothing held"
+        raise NotStartedError(code, f"cannot start guest {spec.name}: {reason}")
+    if line.startswith(_ERROR):
+        _, code_word, text = line.split(" ", 2)
+        raise NotStartedError(int(code_word), text)
+    if not line.startswith(_READY):
+        raise _died(guard.wait(), spec.name, log_path)
+    launcher.tell(launchers_fd, line)
+    try:
+        put(spec.uuid)
+    except (LockError, BrokenPipeError):
+        pass  # nobody takes it: the guest runs all the same, and that is what exit 0 says
+
+
+class Interruptions:
+    """The signals that would end us, from now on: each makes `fd` readable, `last` is the latest.
+
+    What the launcher ignores stays ignored, by us, guard and guest.
+    """
+
+    def __init__(self) -> None:
+        self.last: int | None = None
+        self.fd, woken_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        signal.set_wakeup_fd(woken_fd)
+        for number in _ENDING:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, lambda _number, _frame: None)  # the descriptor says it
+
+    def take(self) -> int:
+        """Return the latest of those that came; call when `fd` is readable."""
+        self.last = os.read(self.fd, select.PIPE_BUF)[-1]
+        return self.last
+
+
+def _withhold(fd: int) -> None:
+    """Keep the launcher's --ready-fd from guard and guest: we answer on it."""
+    try:
+        os.set_inheritable(fd, False)
+    except (OSError, OverflowError) as error:
+        raise ConfigError("use", f"descriptor {fd}", "it is not open", "pass it on") from error
+
+
+def _pipe_clear_of(command: Sequence[str]) -> tuple[int, int]:
+    """Return a pipe whose writing end is inherited, at a number that COMMAND does not mention.
+
+    Else a descriptor that the launcher forgot to pass would seem to be there.
+    """
+    mentioned = set(re.findall(r"\d+", " ".join(command)))
+    read_fd, fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    number = _FIRST_FREE
+    while str(write_fd := fcntl.fcntl(fd, fcntl.F_DUPFD, number)) in mentioned:
+        os.close(write_fd)
+        number = write_fd + 1
+    os.close(fd)
+    return read_fd, write_fd
+
+
+def _spawn(argv: list[str], log_fd: int) -> subprocess.Popen[bytes]:
+    launcher.restore_environment()
+    try:
+        return subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=log_fd,
+            stderr=log_fd,
+            close_fds=False,
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise launcher.ExecError("the guard", error, exitcodes.OUR_FAULT) from error
+
+
+def _hear(guard: subprocess.Popen[bytes], words_fd: int, interruptions: Interruptions) -> str:
+    """Return the guard's first line, empty if it died without one.
+
+    After an interruption not before the guard is gone.
+    """
+    gone_fd = os.pidfd_open(guard.pid)
+    poll = select.poll()
+    for fd in (words_fd, gone_fd, interruptions.fd):
+        poll.register(fd, select.POLLIN)
+    said = b""
+    while True:
+        ready = dict(poll.poll())
+        if interruptions.fd in ready:
+            guard.send_signal(interruptions.take())
+        if words_fd in ready or gone_fd in ready:
+            said += _read(words_fd)
+        if words_fd in ready:
+            poll.unregister(words_fd)
+        if gone_fd in ready or (said and interruptions.last is None):
+            return os.fsdecode(said).rstrip("\n")
+
+
+def _read(fd: int) -> bytes:
+    try:
+        return os.read(fd, _LONGEST)
+    except BlockingIOError:
+        return b""
+
+
+def _died(status: int, name: str, log_path: str) -> NotStartedError:
+    code, how = status, f"ended with {status}"
+    if status < 0:
+        code, how = exitcodes.SIGNAL_BASE - status, f"was killed by signal {-status}"
+    text = f"cannot start guest {name}: its supervisor {how} before the guest ran; see {log_path}"
+    return NotStartedError(code, text)
