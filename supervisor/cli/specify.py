@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from lockplugins.contract import Plugin
     from supervisor.config import Config
-    from supervisor.discovery.disks import Disk
+    from supervisor.discovery.disk import Disk
     from supervisor.discovery.domain_xml import Domain
 
     class Given(TypedDict):

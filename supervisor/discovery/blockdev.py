@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from lockplugins.contract import Mode
 from supervisor.discovery import drivers
-from supervisor.discovery.errors import refusal
+from supervisor.discovery.errors import outside, refusal
 from supervisor.discovery.images import NAMING, Header, read_header
 from supervisor.discovery.options import below, is_on, json_values
 
@@ -43,7 +43,9 @@ class Node:
         self.read_only = read_only
         self.path: str | None = None
         self.passive = False
-        self.offset: int | None = 0  # of its content in its first part; None: translated
+        self.offset: int | None = (
+            0  # of its content in its first part; None: translated, or elsewhere
+        )
         self.parts: list[tuple[Node, bool]] = []  # with: does the node write to the part?
         self.referenced = False
         self.writable = False
@@ -67,16 +69,22 @@ class Node:
         """Return the file that holds the node's content, and where it begins in there."""
         if self.path is not None:
             return self.path, 0
-        place = self.parts[0][0].place() if self.parts else None
+        if not self.parts:
+            return ("", None) if self.offset is None else None
+        place = self.parts[0][0].place()
         if place is None or place[1] is None or self.offset is None:
             return place and (place[0], None)
         return place[0], place[1] + self.offset
 
 
 class Graph:
-    """The nodes of one command line; `located` turns a file name into an absolute path."""
+    """The nodes of one command line; `located` turns a file name into an absolute path.
 
-    def __init__(self, located: Callable[[str], str]) -> None:
+    With `allow_outside` a node may be another process's to write to.
+    """
+
+    def __init__(self, located: Callable[[str], str], *, allow_outside: bool) -> None:
+        self._allow_outside = allow_outside
         self.nodes: list[Node] = []
         self.named: dict[str, Node] = {}
         self._located = located
@@ -131,6 +139,10 @@ class Graph:
             self._fill_format(node, filename, options, driver)
         elif driver in drivers.FILTERS and not (filename and driver in drivers.PROTOCOL_FILTERS):
             self._fill_filter(node, filename, options, str(driver))
+        elif drivers.is_outside(str(driver), filename, options):
+            if not self._allow_outside:
+                raise outside(node.found_in)
+            node.offset = None  # what it holds, nobody can read from here
         elif driver not in drivers.EMPTY:
             raise refusal(node.found_in, drivers.why_not(str(driver)))
 
@@ -142,7 +154,9 @@ class Graph:
         header = None
         if place is not None and (driver is None or driver in NAMING):
             if place[1] is None:
-                raise refusal(node.found_in, "its header lies inside another format")
+                raise refusal(
+                    node.found_in, "its header lies inside another format, or outside the guest"
+                )
             header = read_header(place[0], None if driver is None else str(driver), place[1])
         image_format = str(driver or (header.format if header else "raw"))
         known = driver is not None or header is not None  # else as if it wrote by itself

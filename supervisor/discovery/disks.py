@@ -1,7 +1,6 @@
 """Which disks will this command line's guest open, and how must each be leased?
 
-Reads the QEMU options that name disks, and `--disk`. It must not know lock
-managers or plugins.
+Reads the QEMU options that name disks. It must not know lock managers or plugins.
 """
 
 from __future__ import annotations
@@ -11,13 +10,14 @@ import re
 
 from lockplugins.contract import Mode
 from supervisor.discovery.blockdev import Graph
+from supervisor.discovery.disk import Disk, parse_disk_option, strongest
 from supervisor.discovery.errors import DiscoveryError, outside, refusal
 from supervisor.discovery.options import IMAGE, Option, below, cut, is_on, pairs, values
 from supervisor.discovery.qemu_argv import guest_names, is_qemu, passes_through
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from supervisor.discovery.blockdev import Node
 
@@ -29,7 +29,6 @@ __all__ = [
     "is_qemu",
     "parse_disk_option",
     "passes_through",
-    "strongest",
 ]
 
 QEMU_CONFIG = "/etc/qemu/qemu.conf"  # QEMU reads it unless told -no-user-config
@@ -42,30 +41,18 @@ OUTSIDE = (
     "vhost-user-blk",
     "vhost-user-device",
     "vhost-user-scsi",
+    "vhost-user-test-device",
     "vhost-vdpa-device",
     "x-pci-proxy-dev",
 )
 # Devices that keep their content in a memory backend's file, and where they name the backend.
-PERSISTENT_MEMORY = ("cxl-type3", "nvdimm", "virtio-pmem")
-PERSISTENT_KEYS = ("lsa", "memdev", "persistent-memdev")
-SET_TO_DISKS = ("drive", "driver", "memdev", "share-rw")
+PERSISTENT_MEMORY = ("acpi-erst", "cxl-type3", "nvdimm", "nvme", "spapr-nvdimm", "virtio-pmem")
+PERSISTENT_KEYS = ("lsa", "memdev", "persistent-memdev", "pmrdev")
+CHANGING_DISKS = ("drive", "driver", "share-rw", *PERSISTENT_KEYS)
 
 _DESCRIPTOR = re.compile(r"/(?:dev|proc/self)/fd/(\d+)")
 _DESCRIPTOR_SET = re.compile(r"/dev/fdset/(\d+)")
 _CONFIG_SECTION = re.compile(r"^\s*\[\s*(drive|device)\b", re.MULTILINE)
-
-
-class Disk:
-    """A disk to lease: its absolute path, the lease's mode, and the argument that named it."""
-
-    __slots__ = ("copied", "found_in", "identity", "mode", "path")
-
-    def __init__(self, path: str, mode: str, found_in: str) -> None:
-        self.path = path
-        self.mode = mode
-        self.found_in = found_in
-        self.identity: str | None = None
-        self.copied = False
 
 
 def discover(
@@ -83,50 +70,6 @@ def discover(
     return strongest(machine.disks())
 
 
-def strongest(disks: Iterable[Disk]) -> list[Disk]:
-    """Return each path's disk once, in the strongest mode that was found."""
-    found: dict[str, Disk] = {}
-    for disk in disks:
-        known = found.get(disk.path)
-        if known is None or (known.mode, disk.mode) == (Mode.SHARED, Mode.EXCLUSIVE):
-            found[disk.path] = disk
-    return list(found.values())
-
-
-def parse_disk_option(text: str, cwd: str) -> Disk:
-    """Return the disk of `--disk PATH[,OPTION…]`.
-
-    Options are read from the right as long as they are options; `exclusive`
-    ends the reading, so that a PATH may end like one.
-    """
-    argument = f"--disk {text}"
-    path, options = text, dict[str, str]()
-    while options.get("mode") != Mode.EXCLUSIVE:
-        rest, comma, word = path.rpartition(",")
-        kind = _kind(word)
-        if not comma or not kind or kind in options:
-            break
-        path, options[kind] = rest, word
-    mode = Mode.EXCLUSIVE if options.get("mode", Mode.EXCLUSIVE) == Mode.EXCLUSIVE else Mode.SHARED
-    if not path:
-        raise DiscoveryError("read", argument, "the path is empty")
-    if options.get("id") == "id=":
-        raise DiscoveryError("read", argument, "the identity after id= is empty")
-    if "copied" in options and mode == Mode.SHARED:
-        raise DiscoveryError("read", argument, f"a copied disk cannot be {options['mode']}")
-    disk = Disk(os.path.join(cwd, path), mode, argument)
-    disk.identity = options["id"].removeprefix("id=") if "id" in options else None
-    disk.copied = "copied" in options
-    return disk
-
-
-def _kind(word: str) -> str:
-    """Return which option of `--disk` a word is, empty if none."""
-    if word in {*Mode.ALL, "readonly"}:
-        return "mode"
-    return "id" if word.startswith("id=") else "copied" * (word == "copied")
-
-
 class _Machine:
     """What the options say about disks, gathered in QEMU's own order of work."""
 
@@ -134,7 +77,7 @@ class _Machine:
         self._options = options
         self._cwd = cwd
         self._allow_outside = allow_outside
-        self._graph = Graph(self._located)
+        self._graph = Graph(self._located, allow_outside=allow_outside)
         self._snapshot = any(option.name == "snapshot" for option in options)
         self._tops: list[Node] = []
         self._uses: dict[str, list[bool]] = {}  # node name → does each of its devices write?
@@ -239,11 +182,25 @@ class _Machine:
     def read_set(self, option: Option) -> None:
         group, _, rest = (option.value or "").partition(".")
         key = rest.partition("=")[0].partition(".")[2]
-        if group == "drive" or key in SET_TO_DISKS:
+        if group == "drive" or key in CHANGING_DISKS:
             raise refusal(str(option), "it changes a disk", "write it into the option itself")
+
+    def read_global(self, option: Option) -> None:
+        given = option.value or ""
+        key = given.partition("=")[0].partition(".")[2] or dict(pairs(given)).get("property")
+        if key in CHANGING_DISKS:
+            raise refusal(str(option), "it changes a disk", "write it into the device's own option")
+
+    def read_machine(self, option: Option) -> None:
+        for key, name in values(option, "type").items():
+            if key.startswith("pflash"):
+                self._uses.setdefault(str(name), []).append(True)
 
     def read_readconfig(self, option: Option) -> None:
         raise refusal(str(option), "files of options are not read")
+
+    def read_xen(self, option: Option) -> None:
+        raise refusal(str(option), "Xen's own store may name disks, and is not read")
 
     def _located(self, name: str) -> str:
         """Return the absolute path of a file name, or of what a descriptor's name stands for."""
@@ -274,8 +231,11 @@ _READERS = {
     "cdrom": _Machine.read_cdrom,
     "device": _Machine.read_device,
     "drive": _Machine.read_drive,
+    "global": _Machine.read_global,
     "object": _Machine.read_object,
     "readconfig": _Machine.read_readconfig,
     "set": _Machine.read_set,
+    "xen-domid": _Machine.read_xen,
+    **dict.fromkeys(("M", "machine"), _Machine.read_machine),
 }
 _DRIVES = {*FILE_OPTIONS, "cdrom", "drive"}

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from lockplugins.contract import Mode
 from supervisor.discovery.blockdev import DEEPEST, Graph
-from supervisor.discovery.disks import Disk, discover
+from supervisor.discovery.disk import Disk
+from supervisor.discovery.disks import discover
 from supervisor.discovery.errors import outside, refusal
 
 TYPE_CHECKING = False
@@ -45,7 +46,7 @@ class _Disks:
     def __init__(self, root: Element, *, allow_outside: bool) -> None:
         self._root = root
         self._allow_outside = allow_outside
-        self._graph = Graph(lambda path: path)
+        self._graph = Graph(lambda path: path, allow_outside=allow_outside)
 
     def found(self) -> Iterator[Disk]:
         for name, disk in self._targets().items():

@@ -10,7 +10,7 @@ import re
 import stat
 
 from lockplugins.contract import Mode, Resource, ResourceType
-from supervisor.discovery.disks import strongest
+from supervisor.discovery.disk import strongest
 from supervisor.discovery.domain_disks import found_disks
 from supervisor.discovery.errors import DiscoveryError
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from xml.etree.ElementTree import Element
 
-    from supervisor.discovery.disks import Disk
+    from supervisor.discovery.disk import Disk
 
 LONGEST = 4 << 20  # bytes, as many as libvirt itself takes from a client
 

@@ -24,6 +24,12 @@ NETWORK = frozenset(
     nbd+unix nbd+vsock nbds nfs rbd sheepdog sheepdog+tcp sheepdog+unix ssh tftp
     vxhs""".split()  # noqa: SIM905 (a table of words)
 )
+OUTSIDE = ("virtio-blk-vfio-pci", "virtio-blk-vhost-user", "virtio-blk-vhost-vdpa")
+SERVERS = ("iscsi", "iser", "nbd", "nbd+tcp", "nbd+unix", "nbds", "nbds+unix")
+HARDWARE = {
+    "nvme": "QEMU drives a PCI device by itself, which has no name to lease",
+    "nvme-io_uring": "it goes past the block device, which is what a lease is on",
+}
 FORMATS = ("bochs", "cloop", "dmg", "luks", "parallels", "raw", "vdi", "vhdx", "vpc", *NAMING)
 PROTOCOL_FILTERS = ("blkdebug", "blkverify")  # in a file name they have a syntax of their own
 PASSIVE_FILTERS = (
@@ -55,6 +61,11 @@ PARTS = {
 }
 PROBED_PARTS = ("children", "test")  # of these QEMU reads the format from the image
 
+_HERE = r"(?:localhost|127(?:\.\d+){3}|\[?::1\]?)"  # as a server's host
+_SERVER_HERE = re.compile(
+    rf"nbds?\+unix:|nbd:unix:|nbd:{_HERE}:|[^:/]+://(?:[^@/]*@)?{_HERE}(?:[:/]|$)"
+)
+_HOST_HERE = re.compile(rf"{_HERE}(?::\d+)?")
 _PROTOCOL = re.compile(r"([^:/]*):")
 
 
@@ -84,7 +95,21 @@ def check_parts(driver: str, options: Mapping[str, Value], argument: str) -> Non
             raise refusal(argument, f"driver {driver} is not known to have a part {part}")
 
 
+def is_outside(driver: str, filename: str | None, options: Mapping[str, Value]) -> bool:
+    """Tell whether what writes to the disk is another process of this host, or hardware."""
+    if driver in SERVERS:
+        hosts = (str(options.get(key, "")) for key in ("host", "server.host", "portal"))
+        return (
+            _SERVER_HERE.match(filename or "") is not None
+            or not {"path", "server.path"}.isdisjoint(options)
+            or any(map(_HOST_HERE.fullmatch, hosts))
+        )
+    return driver in OUTSIDE
+
+
 def why_not(driver: str) -> str:
+    if driver in HARDWARE:
+        return HARDWARE[driver]
     if driver in NETWORK:
         return f"{driver} is a network disk, not a file on this host"
     if driver in {"fat", "vvfat"}:

@@ -24,12 +24,18 @@ if TYPE_CHECKING:
         ("-set drive.d.cache=none", "-set drive.d.cache=none", "it changes a disk"),
         ("-set device.d.drive=x", "-set device.d.drive=x", "it changes a disk"),
         ("-set device.d.share-rw=on", "-set device.d.share-rw=on", "it changes a disk"),
+        ("-set device.d.pmrdev=m", "-set device.d.pmrdev=m", "it changes a disk"),
+        ("-global scsi-hd.drive=d", "-global scsi-hd.drive=d", "it changes a disk"),
+        ("-global driver=nvdimm,property=memdev,value=m", "-global driver", "it changes a disk"),
+        ("-xen-domid 7", "-xen-domid 7", "Xen's own store may name disks"),
         ("-drive file=a,file=b", "-drive file=a,file=b", "it gives file twice"),
         ("-drive file=a,readonly=on,read-only=off", "-drive", "it gives read-only twice"),
         ("-drive file=a,readonly=off,readonly=on", "-drive", "it gives readonly twice"),
-        ("-drive file=nbd:localhost:1", "-drive file=nbd:localhost:1", "nbd is a network disk"),
+        ("-drive file=nbd:far:1", "-drive file=nbd:far:1", "nbd is a network disk"),
+        ("-hda nbd://far/127.0.0.1", "-hda nbd://far", "nbd is a network disk"),
+        ("-hda nbd://127.0.0.1.far/x", "-hda nbd://127", "nbd is a network disk"),
+        ("-blockdev nbd,node-name=n,server.type=inet,server.host=far", "-blockdev nbd", "network"),
         ("-hda https://x/a.iso", "-hda https://x/a.iso", "https is a network disk"),
-        ("-hdb nbd+unix:///x?socket=s", "-hdb nbd", "nbd+unix is a network disk"),
         ("rbd:pool/a", "rbd:pool/a", "rbd is a network disk"),
         ("-blockdev iscsi,node-name=i,portal=p", "-blockdev iscsi", "iscsi is a network disk"),
         ("-drive file.driver=ssh,file.path=x", "-drive file.driver=ssh", "network disk"),
@@ -37,7 +43,14 @@ if TYPE_CHECKING:
         ("-blockdev vvfat,dir=x,node-name=n", "-blockdev vvfat", "a directory cannot be leased"),
         ("-hda weird:a", "-hda weird:a", "protocol weird is not known"),
         ("-hda blkdebug::a", "-hda blkdebug::a", "protocol blkdebug is not known"),
-        ("-hda nvme://0/1", "-hda nvme://0/1", "protocol nvme is not known"),
+        ("-hda nvme://0/1", "-hda nvme://0/1", "QEMU drives a PCI device by itself"),
+        ("-blockdev nvme,node-name=n,device=0,namespace=1", "-blockdev nvme", "a PCI device by"),
+        ("-blockdev nvme-io_uring,node-name=n,path=/dev/ng0n1", "-blockdev nvme", "goes past the"),
+        (
+            "-blockdev io_uring,node-name=n,filename=a",
+            "-blockdev io_uring",
+            "io_uring is not known",
+        ),
         ("-blockdev replication,node-name=r,file.driver=file", "-blockdev", "replication is not"),
         ("-blockdev file,node-name=f", "-blockdev file,node-name=f", "without a file name"),
         ("-blockdev raw,node-name=f", "-blockdev raw,node-name=f", "names no file"),
@@ -71,6 +84,47 @@ def test_what_is_not_understood_is_refused(line: str, argument: str, reason: str
     assert str(raised.value).startswith(f"cannot find the disks of {argument}")
     assert reason in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+OUTSIDE = """
+-device vfio-pci,host=0
+-device vhost-user-blk-pci,chardev=c
+-device vhost-scsi-ccw,wwpn=naa.5
+-device {"driver":"vhost-user-scsi-pci"}
+-device vhost-user-device-pci,chardev=c
+-device vhost-vdpa-device-pci,vhostdev=/dev/vhost-vdpa-0
+-device x-pci-proxy-dev,fd=3
+-blockdev virtio-blk-vhost-user,node-name=n,path=s
+-blockdev virtio-blk-vhost-vdpa,node-name=n,path=/dev/vhost-vdpa-0
+-blockdev virtio-blk-vfio-pci,node-name=n,path=/sys/bus/pci/devices/0
+-drive file=nbd:unix:/s,format=raw
+-drive file=nbd:localhost:10809,format=raw
+-drive file=nbd://u@127.0.0.1:10809/x,format=raw
+-drive file=nbd+unix:///x?socket=s,format=raw
+-drive file=nbd://[::1]/x,format=raw,snapshot=on
+-drive file.driver=nbd,file.host=localhost,format=raw
+-drive file.driver=nbd,file.path=s,format=raw,if=virtio
+-blockdev nbd,node-name=n,server.type=unix,server.path=s
+-blockdev {"driver":"nbd","node-name":"n","server":{"type":"inet","host":"127.0.0.1","port":"1"}}
+-drive file=iscsi://127.0.0.1:3260/iqn/1,format=raw
+-blockdev iscsi,node-name=n,transport=tcp,portal=127.0.0.1:3260,target=t
+"""
+
+
+@pytest.mark.parametrize("line", OUTSIDE.strip().splitlines())
+def test_a_writer_outside_the_guest_is_refused_unless_allowed(line: str) -> None:
+    argv = ["qemu-system-x86_64", *line.split(" ", 1), "-hda", "a.img"]
+    with pytest.raises(DiscoveryError, match="its writer is outside the guest, and") as raised:
+        discover(argv, "/vm")
+    assert str(raised.value).startswith(f"cannot find the disks of {line}: ")
+    assert [d.path for d in discover(argv, "/vm", allow_outside=True)] == ["/vm/a.img"]
+
+
+@pytest.mark.parametrize("image_format", ["", ",format=qcow2", ",format=vmdk"])
+def test_what_lies_behind_another_process_cannot_be_read(image_format: str) -> None:
+    argv = ["qemu-system-x86_64", "-drive", f"file=nbd:unix:/s{image_format}"]
+    with pytest.raises(DiscoveryError, match="header lies inside another format, or outside"):
+        discover(argv, "/vm", allow_outside=True)
 
 
 def test_the_way_out_is_named() -> None:
