@@ -9,6 +9,7 @@ launch path: plain classes, no enum, typing or dataclasses (README, D2).
 import sys
 
 _LAST_CONTROL = "\x9f"
+_LEASE_FIELDS = ("resource", "type", "mode", "lockspace", "lease", "generation", "state")
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -80,10 +81,11 @@ class Resource:
 
     `path` is the name as given; `identity` replaces it where the plugin's
     names must be equal on several hosts. `lockspace`, `key` and
-    `offset_bytes` are set for `ResourceType.LEASE` only.
+    `offset_bytes` are set for `ResourceType.LEASE` only. `found_in` tells a
+    person what named it; the guard is not told.
     """
 
-    __slots__ = ("identity", "key", "lockspace", "mode", "offset_bytes", "path", "type")
+    __slots__ = ("found_in", "identity", "key", "lockspace", "mode", "offset_bytes", "path", "type")
 
     def __init__(
         self,
@@ -95,6 +97,7 @@ class Resource:
         key: str | None = None,
         offset_bytes: int = 0,
         identity: str | None = None,
+        found_in: str = "",
     ) -> None:
         self.type = resource_type
         self.path = path
@@ -103,6 +106,7 @@ class Resource:
         self.key = key
         self.offset_bytes = offset_bytes
         self.identity = identity
+        self.found_in = found_in
 
 
 class Lease:
@@ -123,15 +127,7 @@ class Lease:
 
     def as_json(self) -> dict[str, object]:
         """Return the lease as `status --json` shows it."""
-        return {
-            "resource": self.resource,
-            "type": self.type,
-            "mode": self.mode,
-            "lockspace": self.lockspace,
-            "lease": self.lease,
-            "generation": self.generation,
-            "state": self.state,
-        }
+        return {field: getattr(self, field) for field in _LEASE_FIELDS}
 
 
 class Holder:
@@ -163,12 +159,9 @@ def shown(text: str) -> str:
     r"""Return `text` fit for one line: control characters as \xNN."""
     if text.isprintable():
         return text
-    return "".join(
-        c
-        if c.isprintable() or c > _LAST_CONTROL
-        else f"\\x{ord(c):02x}"  # surrogates pass as bytes
-        for c in text
-    )
+    # Surrogates, which stand for bytes, pass.
+    kept = (c if c.isprintable() or c > _LAST_CONTROL else f"\\x{ord(c):02x}" for c in text)
+    return "".join(kept)
 
 
 class LockError(Exception):
@@ -275,8 +268,15 @@ class Plugin:
         raise UnsupportedError("re-acquire", lease.resource, f"plugin {self.name} cannot")
 
     def inquire(self, resource: Resource) -> list[Holder]:
-        """Return who holds the resource, ourselves included; changes nothing."""
+        """Return who holds the resource, ourselves included; changes nothing, needs no `open`."""
         raise NotImplementedError
+
+    def named(self, resource: Resource) -> list[tuple[str, str]]:  # noqa: ARG002  # for overriders
+        """Return (lockspace, lease) of each lease that `acquire` would take; as `inquire`.
+
+        Empty where that is not known before.
+        """
+        return []
 
     def watch_fds(self) -> tuple[int, ...]:
         """Return descriptors whose readability `on_readable` wants to hear of."""
