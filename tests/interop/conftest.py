@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.interop.sides import Sides
+from tests.support.spelling import Names
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,6 +33,15 @@ def lockd_hosts(libvirt_hosts: Hosts, lockspace: Path) -> dict[str, Host]:
     }
 
 
+@pytest.fixture
+def names(tmp_path: Path) -> Iterator[Names]:
+    """Give a test other names of its disks; devices need root, as libvirt does."""
+    (directory := tmp_path / "names").mkdir()
+    made = Names(directory)
+    yield made
+    made.close()
+
+
 @pytest.fixture(params=MODES)
 def mode(request: pytest.FixtureRequest) -> str:
     return str(request.param)
@@ -48,3 +58,10 @@ def host(lockd_hosts: dict[str, Host], mode: str) -> Iterator[Host]:
 def sides(host: Host, command: Command, tmp_path: Path, mode: str, lockspace: Path) -> Sides:
     """Both sides, configured alike."""
     return Sides(host, command, tmp_path, lockspace if mode == "indirect" else None)
+
+
+@pytest.fixture
+def own_sides(libvirt: Hosts, command: Command, tmp_path: Path, mode: str) -> Sides:
+    """Both sides, configured alike, on a host that the test may hurt."""
+    lockspace = tmp_path / "lockd" if mode == "indirect" else None
+    return Sides(libvirt.start(file_lockspace_dir=lockspace), command, tmp_path, lockspace)

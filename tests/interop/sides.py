@@ -10,18 +10,20 @@ import hashlib
 import os
 from typing import TYPE_CHECKING
 
-from tests.support import proclocks
+from tests.support import proclocks, waiting
 from tests.support.domain import Disk, console, domain_xml
 from tests.support.locking import until_waited_for
-from tests.support.qemu import idle_argv, wait_ready
+from tests.support.qemu import guest_argv, idle_argv, wait_ready
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
     from typing import IO
 
     from tests.support.command import Command, Result, Started
     from tests.support.libvirt import Host
 
+DEADLINE_S = 30
 DISK_BYTES = 8 << 20
 THEIRS = "theirs"
 OURS = "ours"
@@ -38,9 +40,12 @@ class Sides:
         self.command = command
         self.directory = directory
         self.lockspace = lockspace
-        self.config = directory / "config.toml"
-        table = f'file_lockspace_dir = "{lockspace}"\n' if lockspace else ""
-        self.config.write_text(f"[file]\n{table}")
+        self._config = directory / "config.toml"
+        self.configure_ours(lockspace)
+
+    def configure_ours(self, lockspace: Path | None) -> None:
+        line = f'file_lockspace_dir = "{lockspace}"\n' if lockspace else ""
+        self._config.write_text(f"[file]\n{line}")
 
     def disk(self, name: str = "disk.raw") -> str:
         path = self.directory / name
@@ -73,6 +78,10 @@ class Sides:
             assert self.host.virsh("start", name).code == 0
             return int(wait_ready(serial), 16)
 
+    def until_theirs_are_off(self, name: str = THEIRS) -> None:
+        """Wait until libvirtd knows that the guest is dead."""
+        waiting.until(lambda: self.host.state(name) == "shut off", DEADLINE_S, f"{name} is off")
+
     def destroy_theirs(self, name: str = THEIRS) -> None:
         assert self.host.virsh("destroy", name).code == 0
 
@@ -84,13 +93,13 @@ class Sides:
 
     # -- ours ---------------------------------------------------------------------------------
 
-    def ours(self, *disks: str) -> list[str]:
-        """Return run's arguments for an idle guest; a disk may end in SHARED."""
+    def ours(self, *disks: str, command: Sequence[str] = ()) -> list[str]:
+        """Return run's arguments, for an idle guest if not told; a disk may end in SHARED."""
         words: list[str] = []
         if any(disk.endswith(SHARED) for disk in disks):
             words = ["--no-discover", *(word for disk in disks for word in ("--disk", disk))]
         idle = idle_argv(*(disk.removesuffix(SHARED) for disk in disks))
-        return ["--name", OURS, "--config", str(self.config), *words, "--", *idle]
+        return ["--name", OURS, "--config", str(self._config), *words, "--", *(command or idle)]
 
     def start_ours(self, *disks: str) -> tuple[Started, int]:
         """Return the supervisor, and the pid of QEMU."""
@@ -106,15 +115,20 @@ class Sides:
         assert refused.err.count("\n") == 1, refused
         return refused.err
 
-    def ours_waits(self, disk: str, *command: str) -> tuple[Started, IO[bytes]]:
+    def ours_waits(self, disk: str, command: Sequence[str] = ()) -> tuple[Started, IO[bytes]]:
         """Start ours while the lease is held elsewhere; returns when it waits in the kernel.
 
         Its READY is for `ready`.
         """
-        options = ["--name", OURS, "--config", str(self.config), "--wait", "inf", "--"]
-        waiter = self.command.guest_to_be(*options, *(command or idle_argv(disk)))
+        waiter = self.command.guest_to_be("--wait", "inf", *self.ours(disk, command=command))
         until_waited_for(self.lease(disk))
         return waiter
+
+    def qemu_refuses_ours(self, disk: str) -> None:
+        """See our QEMU fail, with its own image locks on, although the lease is free."""
+        failed = self.command("run", *self.ours(command=guest_argv(disk, locking_off=False)))
+        assert failed.code == 1, failed
+        assert 'Failed to get "write" lock' in failed.err
 
     # -- the lease ----------------------------------------------------------------------------
 

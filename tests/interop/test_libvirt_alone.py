@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from tests.interop.sides import Sides
     from tests.support.libvirt import Hosts
 
-DEADLINE_S = 30
-
 
 def test_a_domain_starts_and_is_destroyed(sides: Sides) -> None:
     disk = sides.disk()
@@ -34,7 +32,7 @@ def test_a_guest_writes_and_answers_its_power_button(sides: Sides) -> None:
     disk = sides.disk()
     nonce = sides.theirs_writes(disk)
     assert sides.host.virsh("shutdown", THEIRS).code == 0
-    waiting.until(lambda: sides.host.state(THEIRS) == "shut off", DEADLINE_S, "the guest is off")
+    sides.until_theirs_are_off()
     report = check(disk)
     assert report.clean, report.reasons
     assert [boot.nonce for boot in report.boots] == [nonce]

@@ -10,11 +10,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.interop.sides import OURS, SHARED, THEIRS
-from tests.support.domain import Disk
+from tests.interop.sides import OURS, SHARED, THEIRS, Sides
+from tests.support.domain import Disk, domain_xml
+from tests.support.qemu import idle_argv
 
 if TYPE_CHECKING:
-    from tests.interop.sides import Sides
+    from pathlib import Path
+
+    from tests.support.command import Command
+    from tests.support.libvirt import Hosts
+    from tests.support.spelling import Names
 
 
 def test_their_guest_refuses_ours_and_is_named(sides: Sides) -> None:
@@ -44,6 +49,7 @@ KINDS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "exclusive", "shared"), KINDS, ids=["shareable", "readonly"])
 def test_who_shares_with_whom(sides: Sides, kind: Disk, *, exclusive: bool, shared: bool) -> None:
     disk = sides.disk()
@@ -79,3 +85,57 @@ def test_hot_plugged_disks_exclude_too(sides: Sides) -> None:
     refused = sides.command("attach", OURS, hot)
     assert refused.code == 110
     assert f"held by process {sides.host.virtlockd_pid} (virtlockd: " in refused.err
+
+
+def test_block_devices_exclude_too(sides: Sides, names: Names) -> None:
+    device = names.device()
+    theirs = Disk(device, type="block")
+    sides.start_theirs(theirs)
+    assert f"held by process {sides.host.virtlockd_pid} " in sides.ours_refused(device)
+    sides.destroy_theirs()
+    sides.start_ours(device)
+    assert sides.is_locked(device) in sides.theirs_refused(theirs)
+    sides.end_ours()  # before the device goes
+
+
+def test_explicit_leases_exclude_too(libvirt: Hosts, command: Command, tmp_path: Path) -> None:
+    (tmp_path / "lockd").mkdir()
+    (tmp_path / "lockd/key").touch()
+    host = libvirt.start(file_lockspace_dir=tmp_path / "lockd")
+    sides = Sides(host, command, tmp_path, tmp_path / "lockd")
+    lease = f"<lease><lockspace>lockd</lockspace><key>key</key><target path='{tmp_path}'/></lease>"
+    ours = ["--name", OURS, "--lease", f"lockd:key:{tmp_path}", "--no-discover", "--"]
+    host.define(domain_xml(THEIRS, sides.disk(), devices=[lease]))
+    assert host.virsh("start", THEIRS).code == 0
+    refused = command("run", *ours, *idle_argv())
+    assert refused.code == 110
+    assert f"held by process {host.virtlockd_pid} (virtlockd: " in refused.err
+    sides.destroy_theirs()
+    command.guest(*ours, *idle_argv())
+    refused = host.virsh("start", THEIRS)
+    assert refused.code == 1
+    assert "resource busy: Lockspace resource 'key' is locked" in refused.err
+
+
+@pytest.mark.slow
+def test_two_hosts_of_theirs_and_ours(
+    libvirt: Hosts, command: Command, tmp_path: Path, mode: str
+) -> None:
+    lockspace = tmp_path / "lockd" if mode == "indirect" else None
+    hosts = [libvirt.start(file_lockspace_dir=lockspace) for _ in range(2)]
+    both = [Sides(host, command, tmp_path, lockspace) for host in hosts]
+    disk = both[0].disk()
+    for one, other in (both, reversed(both)):
+        one.start_theirs(disk)
+        other.theirs_refused(disk)  # by QEMU's own lock, which comes first
+        assert f"held by process {one.host.virtlockd_pid} (" in one.ours_refused(disk)
+        one.destroy_theirs()
+    both[0].start_ours(disk)
+    for one in both:
+        assert one.is_locked(disk) in one.theirs_refused(disk)
+    both[0].end_ours()
+    both[0].start_ours(disk + SHARED)
+    for one in both:
+        one.start_theirs(Disk(disk, shareable=True))
+    modes = [(lock.kind, lock.mode) for lock in both[0].locked(disk)]
+    assert sorted(modes) == [("OFDLCK", "READ"), ("POSIX", "READ"), ("POSIX", "READ")]

@@ -148,17 +148,8 @@ class Host:
 
     def restart_libvirtd(self, number: int = signal.SIGTERM) -> None:
         """End libvirtd, gently or not, and start it again; guests run on."""
-        self.end_daemon(self.libvirtd_pid, number)
+        end_process(self.libvirtd_pid, number)
         self.start_libvirtd()
-
-    def end_daemon(self, pid: int, number: int = signal.SIGKILL) -> None:
-        """Signal a daemon, or another process of this host, and wait until it is dead."""
-        pidfd = os.pidfd_open(pid)
-        try:
-            signal.pidfd_send_signal(pidfd, number)
-            waiting.gone(pidfd, DEADLINE_S)
-        finally:
-            os.close(pidfd)
 
     def start(self, *argv: str, log: str) -> int:
         """Start a program that outlives its parent here; returns its pid."""
@@ -225,6 +216,16 @@ class Host:
         # By this way the address is short however long the directory's name is.
         address = f"/proc/{self._reaper.pid}/root/run/libvirt/{name}"
         waiting.until(lambda: _is_connectable(address), DEADLINE_S, f"{name}: see {self.directory}")
+
+
+def end_process(pid: int, number: int = signal.SIGKILL) -> None:
+    """Signal a process, and wait until it is dead."""
+    pidfd = os.pidfd_open(pid)
+    try:
+        signal.pidfd_send_signal(pidfd, number)
+        waiting.gone(pidfd, DEADLINE_S)
+    finally:
+        os.close(pidfd)
 
 
 def _is_connectable(address: str) -> bool:
