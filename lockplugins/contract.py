@@ -9,12 +9,13 @@ launch path: plain classes, no enum, typing or dataclasses (README, D2).
 import sys
 
 _LAST_CONTROL = "\x9f"
-_LEASE_FIELDS = ("resource", "type", "mode", "lockspace", "lease", "generation", "state")
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import ClassVar, Protocol
+
+    Finding = tuple[str, bool, str, str]  # check, is it well, evidence, what to do if not
 
     class Carrier(Protocol):
         """The guard's carrier: descriptors that the guest holds until it is dead."""
@@ -81,11 +82,10 @@ class Resource:
 
     `path` is the name as given; `identity` replaces it where the plugin's
     names must be equal on several hosts. `lockspace`, `key` and
-    `offset_bytes` are set for `ResourceType.LEASE` only. `found_in` tells a
-    person what named it; the guard is not told.
+    `offset_bytes` are set for `ResourceType.LEASE` only.
     """
 
-    __slots__ = ("found_in", "identity", "key", "lockspace", "mode", "offset_bytes", "path", "type")
+    __slots__ = ("identity", "key", "lockspace", "mode", "offset_bytes", "path", "type")
 
     def __init__(
         self,
@@ -97,7 +97,6 @@ class Resource:
         key: str | None = None,
         offset_bytes: int = 0,
         identity: str | None = None,
-        found_in: str = "",
     ) -> None:
         self.type = resource_type
         self.path = path
@@ -106,13 +105,13 @@ class Resource:
         self.key = key
         self.offset_bytes = offset_bytes
         self.identity = identity
-        self.found_in = found_in
 
 
 class Lease:
     """One claim that a plugin acquired; `lease` is the lock manager's own name for it."""
 
-    __slots__ = ("generation", "lease", "lockspace", "mode", "resource", "state", "type")
+    FIELDS = ("resource", "type", "mode", "lockspace", "lease", "generation", "state")
+    __slots__ = FIELDS
 
     def __init__(
         self, resource: Resource, lockspace: str, lease: str, generation: int | None = None
@@ -127,7 +126,7 @@ class Lease:
 
     def as_json(self) -> dict[str, object]:
         """Return the lease as `status --json` shows it."""
-        return {field: getattr(self, field) for field in _LEASE_FIELDS}
+        return {name: getattr(self, name) for name in self.FIELDS}
 
 
 class Holder:
@@ -159,9 +158,12 @@ def shown(text: str) -> str:
     r"""Return `text` fit for one line: control characters as \xNN."""
     if text.isprintable():
         return text
-    # Surrogates, which stand for bytes, pass.
-    kept = (c if c.isprintable() or c > _LAST_CONTROL else f"\\x{ord(c):02x}" for c in text)
-    return "".join(kept)
+    return "".join(
+        c
+        if c.isprintable() or c > _LAST_CONTROL
+        else f"\\x{ord(c):02x}"  # surrogates pass as bytes
+        for c in text
+    )
 
 
 class LockError(Exception):
@@ -268,14 +270,11 @@ class Plugin:
         raise UnsupportedError("re-acquire", lease.resource, f"plugin {self.name} cannot")
 
     def inquire(self, resource: Resource) -> list[Holder]:
-        """Return who holds the resource, ourselves included; changes nothing, needs no `open`."""
+        """Return who holds the resource, ourselves included; changes nothing."""
         raise NotImplementedError
 
-    def named(self, resource: Resource) -> list[tuple[str, str]]:  # noqa: ARG002  # for overriders
-        """Return (lockspace, lease) of each lease that `acquire` would take; as `inquire`.
-
-        Empty where that is not known before.
-        """
+    def examine(self, resource: "Resource | None") -> "list[Finding]":  # noqa: ARG002  # others use it
+        """Return what doctor says of it, None: of the lock manager; no trace. May hang."""
         return []
 
     def watch_fds(self) -> tuple[int, ...]:

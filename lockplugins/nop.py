@@ -14,7 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from lockplugins.contract import Holder, Lease, Resource
+    from lockplugins.contract import Finding, Holder, Lease, Resource
 
 
 class NopPlugin(Plugin):
@@ -26,6 +26,10 @@ class NopPlugin(Plugin):
 
     def acquire(self, resources: "Sequence[Resource]", wait_until: float | None) -> "list[Lease]":  # noqa: ARG002  # the contract's signature
         return []
+
+    def examine(self, resource: "Resource | None") -> "list[Finding]":
+        why = "plugin nop holds no lease"
+        return [] if resource else [("leases", False, why, "choose another --plugin")]
 
     def inquire(self, resource: "Resource") -> "list[Holder]":  # noqa: ARG002  # the contract's signature
         return []

@@ -38,7 +38,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from lockplugins.contract import Carrier, Holder, Lease, Resource
+    from lockplugins.contract import Carrier, Finding, Holder, Lease, Resource
     from lockplugins.file.attempt import Held
     from lockplugins.file.locks import LockFile, Refusal
 
@@ -150,10 +150,12 @@ class FilePlugin(Plugin):
 
         return holders.of_resource(resource, self.config)
 
-    def named(self, resource: "Resource") -> list[tuple[str, str]]:
-        located = names.locate(resource, self.config)
-        located.close()
-        return [(located.lockspace, located.lease)]
+    def examine(self, resource: "Resource | None") -> "list[Finding]":
+        from lockplugins.file import examine
+
+        if resource is None:
+            return list(examine.of_lockspaces(self.config))
+        return list(examine.of_resource(resource, self.config))
 
 
 def _may_wait(refusal: "Refusal", wait_until: float | None) -> bool:

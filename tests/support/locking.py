@@ -27,11 +27,11 @@ READ, WRITE = fcntl.F_RDLCK, fcntl.F_WRLCK
 _FLOCK = "hhqqi4x"
 _LOCKER = """
 import fcntl, os, struct, sys
-command, kind, byte = (int(word) for word in sys.argv[1:4])
-for path in sys.argv[4:]:
+command, kind, byte, length = (int(word) for word in sys.argv[1:5])
+for path in sys.argv[5:]:
     fd = os.open(path, os.O_RDWR)
     try:
-        fcntl.fcntl(fd, command, struct.pack("hhqqi4x", kind, 0, byte, 1, 0))
+        fcntl.fcntl(fd, command, struct.pack("hhqqi4x", kind, 0, byte, length, 0))
     except BlockingIOError:
         os.write(1, b"refused")
         sys.exit()
@@ -44,10 +44,21 @@ class Locker:
     """Another process that locks `paths` (POSIX or OFD), and has them while it lives."""
 
     def __init__(
-        self, *paths: str | os.PathLike[str], kind: int = WRITE, byte: int = 0, posix: bool = False
+        self,
+        *paths: str | os.PathLike[str],
+        kind: int = WRITE,
+        byte: int = 0,
+        length: int = 1,
+        posix: bool = False,
     ) -> None:
         command = fcntl.F_SETLK if posix else fcntl.F_OFD_SETLK
-        words = [str(command), str(kind), str(byte), *(os.fspath(path) for path in paths)]
+        words = [
+            str(command),
+            str(kind),
+            str(byte),
+            str(length),
+            *(os.fspath(path) for path in paths),
+        ]
         self._process = subprocess.Popen(
             [sys.executable, "-I", "-S", "-c", _LOCKER, *words],
             stdin=subprocess.PIPE,
