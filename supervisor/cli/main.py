@@ -37,6 +37,7 @@ _MODULES = {
     "stop": "guests",
     "kill": "guests",
     "wait": "guests",
+    "doctor": "doctor",
 }
 
 

@@ -16,6 +16,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from supervisor.doctor.asking import Check
+
 _GAP = "  "
 _NOTHING = "-"
 _COLUMNS = ("name", "uuid", "state", "supervisor_pid", "child_pid", "plugin", "leases", "since")
@@ -65,6 +67,21 @@ def put_status(status: Mapping[str, object]) -> None:
     if isinstance(leases, list) and leases:
         rows = [[lease.get(column) for column in _LEASE_COLUMNS] for lease in leases]
         put("\n" + _table([_heading(_LEASE_COLUMNS), *rows]))
+
+
+def put_checks(checks: Sequence[Check]) -> None:
+    """Print doctor's checks: a line each, below it what to do; one sentence in the end."""
+    names = [shown(f"{check.check} {check.subject or ''}".rstrip()) for check in checks]
+    width = max(map(len, names))
+    for check, name in zip(checks, names, strict=True):
+        put(f"{'ok  ' if check.ok else 'WEAK'}  {name:{width}}  {shown(check.evidence)}")
+        if check.mend:
+            put(f"      {'':{width}}  -> {shown(check.mend)}")
+    weak = sum(not check.ok for check in checks)
+    if weak:
+        put(f"\n{weak} of {len(checks)} checks found what weakens the promise: WEAK, and the mend.")
+    else:
+        put(f"\nAll {len(checks)} checks are good: nothing found here weakens the promise.")
 
 
 def _heading(columns: Sequence[str]) -> list[object]:

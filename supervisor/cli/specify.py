@@ -63,8 +63,8 @@ def build(given: Given) -> GuestSpec:
     name, uuid = _names(given, domain, found)
     spec = GuestSpec(name, uuid, config.runtime_dir(given["runtime_dir"], given["config"]))
     spec.id = given["guest_id"]
-    spec.resources = _canonical(found, [*map(parse_lease, given["lease"]), *domain.leases])
-    plugins = _choose_plugins(spec, given, settings)
+    spec.resources = _canonical(found, _leases(given, domain))
+    plugins = choose_plugins(spec, given, settings)
     _refuse_lockd(name, plugins)
     spec.wait_s = given["wait"]
     spec.on_lockfailure = settings.on_lockfailure or spec.on_lockfailure
@@ -82,7 +82,7 @@ def build(given: Given) -> GuestSpec:
     return spec
 
 
-def _choose_plugins(spec: GuestSpec, given: Given, settings: Config) -> Sequence[type[Plugin]]:
+def choose_plugins(spec: GuestSpec, given: Given, settings: Config) -> Sequence[type[Plugin]]:
     """Put the plugins, where to find them and their tables into the spec; returns their classes."""
     for chosen in (settings.plugin, given["plugin"]):
         spec.plugin = spec.plugin if chosen is None else chosen
@@ -108,7 +108,17 @@ def _refuse_lockd(name: str, plugins: Sequence[type[Plugin]]) -> None:
         raise ConfigError("start", f"guest {name}", reason, advice)
 
 
-def _discovers(given: Given, settings: Config) -> bool:
+def resources(given: Given, settings: Config) -> list[Resource]:
+    """Return what a guest would be leased; COMMAND may be empty. Raises LockError."""
+    domain = _domain(given, settings)
+    return _canonical(_disks(given, settings, domain), _leases(given, domain))
+
+
+def _leases(given: Given, domain: Domain) -> list[Resource]:
+    return [*map(parse_lease, given["lease"]), *domain.leases]
+
+
+def discovers(given: Given, settings: Config) -> bool:
     return not given["no_discover"] and settings.auto_disk_leases
 
 
@@ -118,7 +128,7 @@ def _domain(given: Given, settings: Config) -> Domain:
         return domain_xml.Domain(None, None)
     return domain_xml.parse(
         domain_xml.read(given["domain_xml"]),
-        with_disks=_discovers(given, settings) or settings.require_lease_for_disks,
+        with_disks=discovers(given, settings) or settings.require_lease_for_disks,
         allow_outside=bool(given["disk"]),
     )
 
@@ -127,8 +137,10 @@ def _disks(given: Given, settings: Config, domain: Domain) -> list[Disk]:
     """Return the disks to lease: those of --disk, of --domain-xml, then those of the arguments."""
     cwd, command = working_directory(), given["command"]
     named = [disks.parse_disk_option(text, cwd) for text in given["disk"]]
-    if not _discovers(given, settings):
+    if not discovers(given, settings):
         return named
+    if not command:
+        return named + domain.disks
     if disks.is_qemu(command[0]):
         found = disks.discover(command, cwd, allow_outside=bool(named))
         return named + domain.disks + found

@@ -39,7 +39,7 @@ def daemonizes(argv: "Sequence[str]") -> bool:
 
 def decide(requested: str, argv: "Sequence[str]", path: str) -> str:
     """Return the containment for this command; raises ConfigError when none can hold."""
-    why = _disarms_death_signal(argv, path)
+    why = disarms_death_signal(argv, path)
     why = f"{why}, which disarms the parent-death signal" if why else ""
     name = f"guest {argv[0]}"
     if requested == Containment.PDEATHSIG and why:
@@ -52,7 +52,7 @@ def decide(requested: str, argv: "Sequence[str]", path: str) -> str:
     return Containment.PIDNS
 
 
-def _disarms_death_signal(argv: "Sequence[str]", path: str) -> str:
+def disarms_death_signal(argv: "Sequence[str]", path: str) -> str:
     """Return why prctl(2)'s PR_SET_PDEATHSIG would be lost, or nothing."""
     if is_qemu(argv[0]):
         words = _options(argv)
@@ -106,6 +106,21 @@ def status_of(pid: int | str) -> dict[str, str]:
     return {key: value.strip() for key, _, value in pairs}
 
 
+def _carries(pid: int, inode: int) -> bool:
+    """Is the process seen to have the carrier open?"""
+    try:
+        fds = posix.listdir(f"/proc/{pid}/fd")
+    except OSError:
+        return False
+    for fd in fds:
+        try:
+            if posix.readlink(f"/proc/{pid}/fd/{fd}") == f"socket:[{inode}]":
+                return True
+        except OSError:
+            continue  # closed meanwhile
+    return False
+
+
 def children_of(pid: int) -> list[int]:
     """Return the pids that the process's main thread has forked, and those left to it."""
     try:
@@ -117,8 +132,6 @@ def children_of(pid: int) -> list[int]:
 
 def doubts(mode: str, pid: int, inode: int) -> str:
     """Look at the running guest; return why the tie may not hold, or nothing."""
-    from supervisor.holders import carries  # only when asked
-
     ours, its = status_of("self"), status_of(pid)
     if not its:
         return "the guest's process cannot be looked at"
@@ -129,7 +142,7 @@ def doubts(mode: str, pid: int, inode: int) -> str:
         if children_of(pid):
             return "the guest has forked, and the parent-death signal does not reach its children"
     for process in (pid, *children_of(pid)):
-        if not carries(process, inode):
+        if not _carries(process, inode):
             return f"process {process} of the guest was not seen to carry its leases"
     return ""
 

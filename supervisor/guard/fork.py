@@ -162,7 +162,7 @@ def _fork_into_namespace(launch: Launch, guest_name: str) -> Child:
     """
     ours, inits = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
     own_namespace = posix.open("/proc/self/ns/pid", posix.O_RDONLY | posix.O_CLOEXEC)
-    unshare, setns = _namespace_calls()
+    unshare, setns = namespace_calls()
     try:
         unshare(_CLONE_NEWPID)
     except OSError as error:
@@ -223,7 +223,7 @@ def _put(path: str, data: bytes) -> None:
         file.write(data)
 
 
-def _namespace_calls() -> "tuple[Callable[[int], None], Callable[[int, int], None]]":
+def namespace_calls() -> "tuple[Callable[[int], None], Callable[[int, int], None]]":
     """Return unshare(2) and setns(2): os has them from Python 3.12 on."""
     if sys.version_info >= (3, 12):
         return posix.unshare, posix.setns

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from supervisor.guard.signals import Signals
     from supervisor.spec import GuestSpec
 
-_CHARDEV = '[chardev "lock-supervisor"]\nbackend = "socket"\nfd = "{fd}"\n'
-_MON = '[mon "lock-supervisor"]\nchardev = "lock-supervisor"\nmode = "control"\n'
+CHARDEV = '[chardev "lock-supervisor"]\nbackend = "socket"\nfd = "{fd}"\n'
+MON = '[mon "lock-supervisor"]\nchardev = "lock-supervisor"\nmode = "control"\n'
 
 
 class Prepared:
@@ -66,6 +66,6 @@ class Prepared:
         ours, guests = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM)
         self.monitor_fd = shelf.lift(ours.detach())
         fd = shelf.lift(guests.detach())
-        self.dir.publish(MONITOR, _CHARDEV.format(fd=fd) + _MON)
+        self.dir.publish(MONITOR, CHARDEV.format(fd=fd) + MON)
         argv += ["-readconfig", f"{self.dir.path}/{MONITOR}"]
         return fd

@@ -16,7 +16,7 @@ from tests.support.scripted import Directory
 if TYPE_CHECKING:
     from pathlib import Path
 
-COMMANDS = {"run", "child", "list", "status", "attach", "detach", "stop", "kill", "wait"}
+COMMANDS = {"run", "child", "list", "status", "attach", "detach", "stop", "kill", "wait", "doctor"}
 
 Captured = pytest.CaptureFixture[bytes]
 

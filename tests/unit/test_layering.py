@@ -18,7 +18,6 @@ EXITCODES = "supervisor.exitcodes"
 REGISTRY = "lockplugins.registry"
 SPEC = "supervisor.spec"
 QMP = "supervisor.qmp"
-RECORDS = "supervisor.records"
 
 # Who may import whom. A part is a module, or a package with all below it; the longest name counts.
 # Everyone may import itself and the contract; all of supervisor the exit codes and `supervisor`.
@@ -26,6 +25,7 @@ ARROWS: dict[str, set[str]] = {
     "supervisor": set(),
     "supervisor.cli": {
         "supervisor.discovery",
+        "supervisor.doctor",
         "supervisor.config",
         "supervisor.client",
         "supervisor.rundir",
@@ -36,28 +36,23 @@ ARROWS: dict[str, set[str]] = {
         REGISTRY,
     },
     "supervisor.discovery": set(),
-    "supervisor.guard": {
+    "supervisor.doctor": {"supervisor.discovery", SPEC, REGISTRY},
+    # Run as a program of its own: what a guard would do, done by the guard's code.
+    "supervisor.doctor.trial": {
+        "supervisor.doctor",
+        "supervisor.guard",
+        "lockplugins.file",
         SPEC,
-        QMP,
-        "supervisor.rundir",
-        "supervisor.holders",
-        "supervisor.waiting_line",
         REGISTRY,
     },
+    "supervisor.guard": {SPEC, QMP, "supervisor.rundir", "supervisor.holders", REGISTRY},
     QMP: {"supervisor.rundir"},
     SPEC: set(),
     "supervisor.rundir": set(),
-    RECORDS: {"supervisor.rundir"},
-    "supervisor.client": {"supervisor.rundir", RECORDS},
-    "supervisor.finding": {"supervisor.rundir", RECORDS, "supervisor.client"},
-    "supervisor.ending": {
-        "supervisor.rundir",
-        "supervisor.client",
-        "supervisor.finding",
-        "supervisor.holders",
-    },
-    "supervisor.holders": {"supervisor.rundir", RECORDS},
-    "supervisor.waiting_line": {"supervisor.holders"},
+    "supervisor.client": {"supervisor.rundir"},
+    "supervisor.finding": {"supervisor.rundir", "supervisor.client"},
+    "supervisor.ending": {"supervisor.rundir", "supervisor.client", "supervisor.finding"},
+    "supervisor.holders": {"supervisor.rundir"},
     "supervisor.config": {"supervisor.rundir", SPEC, REGISTRY},
     "supervisor.manager": {"supervisor.client", "supervisor.rundir", SPEC, "lockplugins"},
     "supervisor.domain_lock": {"supervisor.client", "supervisor.rundir", SPEC, "lockplugins"},

@@ -1,0 +1,87 @@
+"""Do libvirt's guests on this host hold leases that exclude ours? Reads libvirt's settings.
+
+`key = "value"` files, in which libvirt's own parser allows little more. It
+must not ask libvirt, which may not run.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+
+from supervisor.doctor.asking import Check
+from supervisor.doctor.names import Name
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+DIRECTORY = "/etc/libvirt"
+_QEMU, _LOCKD = "qemu.conf", "qemu-lockd.conf"
+_SETTING = re.compile(r"""^\s*(\w+)\s*=\s*(?:"([^"]*)"|'([^']*)'|(\w+))""", re.MULTILINE)
+_KEYS = ("file_lockspace_dir", "lvm_lockspace_dir", "scsi_lockspace_dir")
+_RESTART = "and restart libvirtd"
+
+
+def beside(
+    plugins: str, table: Mapping[str, str], directory: str = DIRECTORY, ours: str | None = None
+) -> Check:
+    """Compare libvirt's lock driver with our plugins and the table of `file`."""
+    try:
+        if (settings := _read(f"{directory}/{_QEMU}")) is None:
+            return Check(Name.LIBVIRT, True, f"not installed: there is no {directory}/{_QEMU}")
+        lockd = _read(f"{directory}/{_LOCKD}") or {}
+    except OSError as error:
+        evidence = f"{error.filename} cannot be read: {os.strerror(error.errno or 0)}"
+        return Check(Name.LIBVIRT, False, evidence, "ask as root")
+    manager = settings.get("lock_manager", "nop")
+    if manager == "lockd":
+        return _lockd(plugins.split("+"), table, lockd, directory, ours)
+    if manager in plugins.split("+"):
+        return Check(Name.LIBVIRT, True, f'lock_manager = "{manager}", as we use')
+    if manager == "nop":
+        evidence = f"lock_manager is not set in {directory}/{_QEMU}: libvirt's guests hold no lease"
+        mend = f'set lock_manager = "lockd" there {_RESTART}, or make us the <emulator> of all'
+        return Check(Name.LIBVIRT, False, evidence, mend)
+    evidence = f'lock_manager = "{manager}", and we use {plugins}: neither sees the other'
+    return Check(Name.LIBVIRT, False, evidence, f"use plugin {manager}, or lockd there {_RESTART}")
+
+
+def _lockd(
+    plugins: list[str],
+    table: Mapping[str, str],
+    lockd: Mapping[str, str],
+    directory: str,
+    ours: str | None,
+) -> Check:
+    words = 'lock_manager = "lockd"'
+    if "file" not in plugins:
+        evidence = f"{words}, and we do not use plugin file: neither sees the other"
+        return Check(Name.LIBVIRT, False, evidence, "add plugin file")
+    if lockd.get("auto_disk_leases") == "0":
+        evidence = f"{words} with auto_disk_leases = 0: its guests hold no lease on their disks"
+        mend = f"remove that from {directory}/{_LOCKD} {_RESTART}"
+        return Check(Name.LIBVIRT, False, evidence, mend)
+    for key in _KEYS:
+        if _same(lockd.get(key)) != _same(table.get(key)):
+            here, there = table.get(key, "not set"), lockd.get(key, "not set")
+            evidence = f"{words}, where {key} is {there}; ours is {here}: neither sees the other"
+            file = ours or "our configuration file"
+            wanted = f'set {key} = "{there}"' if key in lockd else f"remove {key}"
+            return Check(Name.LIBVIRT, False, evidence, f"{wanted} in [file] of {file}")
+    where = ", ".join(f"{key} {table[key]}" for key in _KEYS if key in table) or "the images"
+    return Check(Name.LIBVIRT, True, f"{words}, with locks where ours are: {where}")
+
+
+def _same(path: str | None) -> str | None:
+    return path and os.path.normpath(path)
+
+
+def _read(path: str) -> dict[str, str] | None:
+    """Return the settings of a file, None where there is no such file."""
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+            text = file.read()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return {key: double or single or bare for key, double, single, bare in _SETTING.findall(text)}

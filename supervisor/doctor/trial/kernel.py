@@ -1,0 +1,295 @@
+"""Can the kernel do, for this user, what a guard asks of it? Each thing is really done, once.
+
+With the guard's own code where it has it, on processes that die with us. It
+must not touch a disk.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import resource
+import select
+import signal
+import socket
+import struct
+
+from lockplugins.contract import LockError
+from supervisor.doctor.names import Name
+from supervisor.guard.carrier import CAPACITY, Carrier
+from supervisor.guard.deadline import KernelTimer
+from supervisor.guard.descriptors import Shelf
+from supervisor.guard.fork import arm_parent_death, namespace_calls
+from supervisor.guard.loop import now
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import Self
+
+    from lockplugins.contract import Finding
+    from supervisor.spec import GuestSpec
+
+_CLONE_NEWPID = 0x20000000
+_WRITE_LOCK = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0)
+_TIMER_S, _LATE_S = 0.2, 2.0
+_NEWER_KERNEL = "use Linux 5.10 or newer, without a seccomp filter that denies it"
+
+
+def tie_to(pidfd: int) -> None:
+    """Have this process die with the one of `pidfd`, its parent, and reap what is left to it."""
+    from _prctl import PR_SET_CHILD_SUBREAPER, prctl
+
+    arm_parent_death(pidfd)
+    prctl(PR_SET_CHILD_SUBREAPER, 1)
+
+
+class Process:
+    """A child that lives `life` and ends; dies with us, and at the latest with the context."""
+
+    def __init__(self, life: Callable[[], object]) -> None:
+        parent = os.pidfd_open(os.getpid())
+        self.pid = os.fork()
+        if self.pid == 0:
+            try:
+                arm_parent_death(parent)
+                life()
+            finally:
+                os._exit(1)
+        os.close(parent)
+        self.pidfd = os.pidfd_open(self.pid)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+        os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED)
+        os.close(self.pidfd)
+
+    def kill(self) -> None:
+        signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+
+
+def pidfd(_spec: GuestSpec, _command: list[str]) -> Iterator[Finding]:
+    with Process(signal.pause) as process:
+        was_alive = not readable(process.pidfd, 0)
+        begin = now()
+        process.kill()
+        readable(process.pidfd)
+        took = _since(begin)
+    words = f"a process was signalled by pidfd, and by it seen dead {took} later"
+    yield _finding(Name.PIDFD, was_alive, words, "a living process's pidfd was readable")
+
+
+def parent_death(_spec: GuestSpec, _command: list[str]) -> Iterator[Finding]:
+    ours, theirs = socket.socketpair()
+
+    def parent() -> None:
+        with Process(lambda: _announce(theirs)):
+            signal.pause()
+
+    with Process(parent) as process:
+        grandchild = _announced(ours)
+        begin = now()
+        process.kill()
+        readable(grandchild)
+        words = f"a child was dead {_since(begin)} after its parent's SIGKILL"
+    os.waitid(os.P_PIDFD, grandchild, os.WEXITED)
+    yield Name.PARENT_DEATH, True, words, ""
+
+
+def pid_namespace(_spec: GuestSpec, _command: list[str]) -> Iterator[Finding]:
+    ours, theirs = socket.socketpair()
+    unshare, _setns = namespace_calls()
+
+    def apart() -> None:
+        os.setsid()
+        _announce(theirs)
+
+    def init() -> None:
+        with Process(apart):
+            signal.pause()
+
+    try:
+        unshare(_CLONE_NEWPID)
+    except OSError as error:
+        denied = os.strerror(error.errno or 0)
+        why = f"unshare(CLONE_NEWPID): {denied}: guests that need it are refused"
+        yield Name.PID_NAMESPACE, False, why, "run as root, or with CAP_SYS_ADMIN"
+        return
+    with Process(init) as process:
+        inside = _announced(ours)
+        begin = now()
+        process.kill()
+        readable(inside)
+        words = f"a process of its own session was dead {_since(begin)} after its init's SIGKILL"
+    yield Name.PID_NAMESPACE, True, words, ""
+
+
+def timer(_spec: GuestSpec, _command: list[str]) -> Iterator[Finding]:
+    begin = now()
+
+    def arm_and_stop() -> None:
+        KernelTimer().arm(begin + _TIMER_S)
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+    with Process(arm_and_stop) as process:
+        stopped = os.waitid(os.P_PIDFD, process.pidfd, os.WEXITED | os.WSTOPPED | os.WNOWAIT)
+        stood = stopped is not None and stopped.si_code == os.CLD_STOPPED
+        fired = readable(process.pidfd, _TIMER_S + _LATE_S)
+        late = (now() - begin - _TIMER_S) * 1000
+    words = f"SIGKILL came to a stopped process, {late:.1f} ms after its instant"
+    weak = "a stopped process was not ended by its timer" if stood else "nothing was stopped"
+    yield _finding(Name.TIMER, stood and fired, words, weak)
+
+
+def carried(_spec: GuestSpec, _command: list[str]) -> Iterator[Finding]:
+    """Is a lock that is only in flight held, and freed by the death of who could receive it?"""
+    ours, theirs = socket.socketpair()
+    guards_end, guests_end = socket.socketpair()
+    shelf = Shelf([])
+    file_fd = os.memfd_create("lock-supervisor-doctor")
+
+    def guest() -> None:
+        socket.recv_fds(guests_end, 1, 1)  # the carrier, which nobody reads
+        _announce(theirs)
+
+    def guard() -> None:
+        lock_fd = os.open(f"/proc/self/fd/{file_fd}", os.O_RDWR | os.O_CLOEXEC)
+        fcntl.fcntl(lock_fd, fcntl.F_OFD_SETLK, _WRITE_LOCK)
+        carrier = Carrier(shelf)
+        carrier.keep("lock", lock_fd)
+        socket.send_fds(guards_end, [b"."], [carrier.guest_fd])
+        signal.pause()
+
+    with Process(guest) as receiver:
+        with Process(guard):
+            _announced(ours)
+        held = not _lock(file_fd, fcntl.F_OFD_SETLK)
+        begin = now()
+        receiver.kill()
+        _lock(file_fd, fcntl.F_OFD_SETLKW)
+        took = _since(begin)
+    words = (
+        f"a lock in flight outlived its sender, and was free {took} after its receiver's SIGKILL"
+    )
+    yield _finding(Name.CARRIED, held, words, "a lock in flight was free when its sender was dead")
+
+
+def descriptors(_spec: GuestSpec, _command: list[str]) -> Iterator[Finding]:
+    """Does the limit of open files allow a guard as many leases as it may carry?"""
+    in_flight = _in_flight()
+    shelf = Shelf([])
+    carrier = Carrier(shelf)
+    done, why = 0, ""
+    try:
+        for done in range(CAPACITY):
+            carrier.keep(str(done), shelf.lift(os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)))
+        done = CAPACITY
+    except LockError as error:
+        why = error.reason
+    except OSError as error:
+        why = os.strerror(error.errno or 0)
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    beside = f"hard RLIMIT_NOFILE {hard}; this user is seen to have {in_flight} in flight already"
+    if done == CAPACITY:
+        yield Name.DESCRIPTORS, True, f"a guest can carry {done} leases ({beside})", ""
+    else:
+        words = f"a guest can carry {done} leases, then: {why} ({beside})"
+        yield Name.DESCRIPTORS, False, words, "raise the hard limit (LimitNOFILE=, limits.conf)"
+
+
+def oom(_spec: GuestSpec, _command: list[str]) -> Iterator[Finding]:
+    try:
+        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+            file.write("-1000")
+    except OSError as error:
+        why = f"oom_score_adj -1000: {os.strerror(error.errno or 0)}: when memory is short the"
+        why += " kernel may choose a supervisor, whose guest dies with it"
+        yield Name.OOM, False, why, "run as root, or with CAP_SYS_RESOURCE"
+    else:
+        yield Name.OOM, True, "oom_score_adj -1000 is permitted: the kernel spares supervisors", ""
+
+
+def holders(_spec: GuestSpec, _command: list[str]) -> Iterator[Finding]:
+    """Can every process's descriptors be looked at, so that whoever holds a lease can be named?"""
+    processes = [name for name in os.listdir("/proc") if name.isdigit()]
+    denied = [pid for pid in processes if _is_denied(f"/proc/{pid}/fdinfo")]
+    hidden = "" if os.path.exists("/proc/1") else _hiding()
+    if not denied and not hidden:
+        words = f"the descriptors of all {len(processes)} processes can be looked at"
+        yield Name.HOLDERS, True, words, ""
+        return
+    why = "other users' processes are hidden" + hidden
+    if denied:
+        why = f"the descriptors of {len(denied)} of {len(processes)} processes cannot be looked at"
+        why += f" (process {denied[0]} first)"
+    why += ": if such a process holds a lease, it cannot be named"
+    yield Name.HOLDERS, False, why, "run as root, or with CAP_SYS_PTRACE; see hidepid in proc(5)"
+
+
+def _is_denied(path: str) -> bool:
+    try:
+        os.listdir(path)
+    except PermissionError:
+        return True
+    except OSError:
+        return False  # gone meanwhile
+    return False
+
+
+def _hiding() -> str:
+    """Return in words what /proc is mounted with."""
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as mounts:
+        procs = [line.split()[-1] for line in mounts if line.split()[4] == "/proc"]
+    return f" (/proc is mounted with {procs[-1]})" if procs else ""
+
+
+def _finding(check: str, well: bool, words: str, weak: str) -> Finding:  # noqa: FBT001  # a finding's own order
+    return (check, True, words, "") if well else (check, False, weak, _NEWER_KERNEL)
+
+
+def _announce(to: socket.socket) -> None:
+    """Hand on a pidfd of ours, and wait for our end."""
+    socket.send_fds(to, [b"."], [os.pidfd_open(os.getpid())])
+    signal.pause()
+
+
+def _announced(by: socket.socket) -> int:
+    _data, fds, _flags, _address = socket.recv_fds(by, 1, 1)
+    return fds[0]
+
+
+def readable(fd: int, timeout_s: float | None = None) -> bool:
+    """Wait for it; a pidfd is readable when its process is dead."""
+    return bool(select.select([fd], [], [], timeout_s)[0])
+
+
+def _lock(fd: int, command: int) -> bool:
+    try:
+        fcntl.fcntl(fd, command, _WRITE_LOCK)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _since(begin: float) -> str:
+    return f"{(now() - begin) * 1000:.1f} ms"
+
+
+def _in_flight() -> int:
+    """Count the descriptors in flight to the processes of this user that we may look at."""
+    found: dict[str, int] = {}
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            if os.stat(f"/proc/{pid}").st_uid != os.geteuid():
+                continue
+            for fd in os.listdir(f"/proc/{pid}/fdinfo"):
+                with open(f"/proc/{pid}/fdinfo/{fd}", encoding="ascii", errors="replace") as file:
+                    fields = dict(line.split(":", 1) for line in file if ":" in line)
+                if "scm_fds" in fields:
+                    found[fields.get("ino", f"{pid} {fd}")] = int(fields["scm_fds"])
+        except OSError:
+            continue  # gone meanwhile
+    return sum(found.values())
