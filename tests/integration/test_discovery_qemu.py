@@ -8,24 +8,21 @@ from __future__ import annotations
 import os
 import shlex
 import subprocess
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 import pytest
 
 from supervisor.discovery.disks import discover
-from supervisor.discovery.drivers import LOCAL
-from tests.support.proclocks import locks
-from tests.support.qemu import QEMU, Monitor, idle_argv
+from tests.support.opened import running, write_locked
+from tests.support.qemu import QEMU
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
 DEADLINE_S = 30
 X, S = "exclusive", "shared"
 BACKING_FORMAT = b"\xe2\x79\x2a\xca"
-WRITE_LOCK = 101  # the byte by which QEMU says that it may write to an image
 
 IMAGES = """
 create -f raw raw.img 1M
@@ -145,47 +142,6 @@ def images(tmp_path_factory: pytest.TempPathFactory, require: Callable[[str], st
     return directory
 
 
-class Running:
-    """A QEMU with its block nodes."""
-
-    def __init__(self, pid: int, nodes: list[dict[str, Any]]) -> None:
-        self.pid = pid
-        self.files = [node for node in nodes if node["drv"] in LOCAL]
-
-    def open_files(self, directory: Path) -> set[str]:
-        """Return which files of `directory` the process has open, itself not among them."""
-        links = f"/proc/{self.pid}/fd"
-        opened = {os.readlink(f"{links}/{fd}") for fd in os.listdir(links)}
-        here = {path for path in opened if path.startswith(f"{directory}/")}
-        return {path for path in here if not path.startswith(f"{directory}/scratch/")}
-
-    def writable(self, directory: Path) -> set[str]:
-        """Return which files of `directory` a block node has open for writing."""
-        named = {os.path.join(directory, n["file"]) for n in self.files if not n["ro"]}
-        return {os.path.realpath(name) for name in named if "/scratch/" not in name}
-
-
-@contextmanager
-def running(args: list[str], directory: Path, fds: tuple[int, ...] = ()) -> Iterator[Running]:
-    """Run QEMU with its images open and its processor stopped."""
-    scratch = directory / "scratch"  # for what -snapshot writes
-    scratch.mkdir(exist_ok=True)
-    with Monitor() as monitor:
-        process = subprocess.Popen(
-            [*idle_argv(machine="q35", extra=args), *monitor.argv],
-            cwd=directory,
-            env={**os.environ, "TMPDIR": str(scratch)},
-            stdin=subprocess.DEVNULL,
-            pass_fds=(monitor.fd, *fds),
-        )
-        try:
-            nodes = monitor.execute("query-named-block-nodes", flat=True)
-            yield Running(process.pid, cast("list[dict[str, Any]]", nodes))
-        finally:
-            process.kill()
-            process.wait(DEADLINE_S)
-
-
 def found(args: list[str], directory: Path) -> dict[str, str]:
     """Return the disks by the names that /proc has for them."""
     disks = discover([QEMU, *args], str(directory))
@@ -194,15 +150,6 @@ def found(args: list[str], directory: Path) -> dict[str, str]:
 
 def exclusive(disks: dict[str, str]) -> set[str]:
     return {path for path, mode in disks.items() if mode == X}
-
-
-def write_locked(paths: set[str]) -> set[str]:
-    """Return to which images QEMU may write, by the locks that it holds on them."""
-    return {
-        path
-        for path in paths
-        if any(lock.first <= WRITE_LOCK <= int(lock.last) for lock in locks(path))
-    }
 
 
 @pytest.mark.parametrize("line", cases(SAME))

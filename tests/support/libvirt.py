@@ -202,7 +202,8 @@ class Host:
         """Destroy and forget every domain."""
         for name in self.virsh("list", "--all", "--name").out.split():
             self.virsh("destroy", name)
-            undefined = self.virsh("undefine", name, "--managed-save", "--snapshots-metadata")
+            forgotten = ("--managed-save", "--snapshots-metadata", "--keep-nvram")
+            undefined = self.virsh("undefine", name, *forgotten)
             assert undefined.code == 0, undefined
 
     def daemons_said(self) -> str:
