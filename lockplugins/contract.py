@@ -1,14 +1,14 @@
 """What does a lock manager plugin promise the guard, and in which words?
 
-Holds the closed sets (modes, types, states, capabilities), the values that
-cross the boundary, the errors with their exit codes, and the `Plugin` base
-class. It must not know any lock manager, nor the supervisor. Imported on the
-launch path: plain classes, no enum, typing or dataclasses (README, D2).
+Holds the closed sets, the values that cross the boundary, the errors with their
+exit codes, and the `Plugin` base class. It must not know any lock manager, nor the
+supervisor. Imported on the launch path: no enum, typing or dataclasses (README, D2).
 """
 
 import sys
 
 _LAST_CONTROL = "\x9f"
+_LEASE_FIELDS = ("resource", "type", "mode", "lockspace", "lease", "generation", "state")
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -82,10 +82,11 @@ class Resource:
 
     `path` is the name as given; `identity` replaces it where the plugin's
     names must be equal on several hosts. `lockspace`, `key` and
-    `offset_bytes` are set for `ResourceType.LEASE` only.
+    `offset_bytes` are set for `ResourceType.LEASE` only. `found_in` tells a
+    person what named it; the guard is not told.
     """
 
-    __slots__ = ("identity", "key", "lockspace", "mode", "offset_bytes", "path", "type")
+    __slots__ = ("found_in", "identity", "key", "lockspace", "mode", "offset_bytes", "path", "type")
 
     def __init__(
         self,
@@ -97,6 +98,7 @@ class Resource:
         key: str | None = None,
         offset_bytes: int = 0,
         identity: str | None = None,
+        found_in: str = "",
     ) -> None:
         self.type = resource_type
         self.path = path
@@ -105,13 +107,13 @@ class Resource:
         self.key = key
         self.offset_bytes = offset_bytes
         self.identity = identity
+        self.found_in = found_in
 
 
 class Lease:
     """One claim that a plugin acquired; `lease` is the lock manager's own name for it."""
 
-    FIELDS = ("resource", "type", "mode", "lockspace", "lease", "generation", "state")
-    __slots__ = FIELDS
+    __slots__ = ("generation", "lease", "lockspace", "mode", "resource", "state", "type")
 
     def __init__(
         self, resource: Resource, lockspace: str, lease: str, generation: int | None = None
@@ -126,7 +128,7 @@ class Lease:
 
     def as_json(self) -> dict[str, object]:
         """Return the lease as `status --json` shows it."""
-        return {name: getattr(self, name) for name in self.FIELDS}
+        return {field: getattr(self, field) for field in _LEASE_FIELDS}
 
 
 class Holder:
@@ -158,12 +160,9 @@ def shown(text: str) -> str:
     r"""Return `text` fit for one line: control characters as \xNN."""
     if text.isprintable():
         return text
-    return "".join(
-        c
-        if c.isprintable() or c > _LAST_CONTROL
-        else f"\\x{ord(c):02x}"  # surrogates pass as bytes
-        for c in text
-    )
+    # Surrogates, which stand for bytes, pass.
+    kept = (c if c.isprintable() or c > _LAST_CONTROL else f"\\x{ord(c):02x}" for c in text)
+    return "".join(kept)
 
 
 class LockError(Exception):
@@ -270,11 +269,15 @@ class Plugin:
         raise UnsupportedError("re-acquire", lease.resource, f"plugin {self.name} cannot")
 
     def inquire(self, resource: Resource) -> list[Holder]:
-        """Return who holds the resource, ourselves included; changes nothing."""
+        """Return who holds the resource, ourselves included; changes nothing, needs no `open`."""
         raise NotImplementedError
 
     def examine(self, resource: "Resource | None") -> "list[Finding]":  # noqa: ARG002  # others use it
         """Return what doctor says of it, None: of the lock manager; no trace. May hang."""
+        return []
+
+    def named(self, resource: Resource) -> list[tuple[str, str]]:  # noqa: ARG002  # for overriders
+        """Return (lockspace, lease) of what `acquire` would take; empty if not known before."""
         return []
 
     def watch_fds(self) -> tuple[int, ...]:
@@ -287,10 +290,9 @@ class Plugin:
     def renew(self) -> float:
         """Prove every lease once more; returns when the proven request was sent.
 
-        The instant is in seconds of CLOCK_BOOTTIME; the guest is fenced
-        PROOF_TERM_S after it unless a later proof arrives. Raises
-        LeaseLostError when a lease is proven lost; any other LockError means
-        "not proven", and is tried again after RENEW_EVERY_S.
+        In seconds of CLOCK_BOOTTIME; the guest is fenced PROOF_TERM_S later unless
+        another proof arrives. Raises LeaseLostError when a lease is proven lost; any
+        other LockError means "not proven", and is tried again after RENEW_EVERY_S.
         """
         raise NotImplementedError
 

@@ -185,8 +185,13 @@ class Composite(Plugin):
         return part
 
     def inquire(self, resource: "Resource") -> "list[Holder]":
-        takers = [part for part in self._parts if _takes(part, resource)]
-        return [holder for part in takers for holder in part.inquire(resource)]
+        return [holder for part in self._takers(resource) for holder in part.inquire(resource)]
+
+    def named(self, resource: "Resource") -> list[tuple[str, str]]:
+        return [name for part in self._takers(resource) for name in part.named(resource)]
+
+    def _takers(self, resource: "Resource") -> list[Plugin]:
+        return [part for part in self._parts if _takes(part, resource)]
 
     def watch_fds(self) -> tuple[int, ...]:
         return tuple(fd for part in self._parts for fd in part.watch_fds())

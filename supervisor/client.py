@@ -18,7 +18,7 @@ import time
 
 from lockplugins import contract
 from lockplugins.contract import LockError
-from supervisor import rundir
+from supervisor import records, rundir
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -206,7 +206,7 @@ def recorded_child(path: str) -> Child | None:
     They are while supervisor.pid is locked, child.pid and guest.json agree,
     and pid, start time and boot are those of a living process.
     """
-    guest = rundir.read_guest(path)
+    guest = records.read_guest(path)
     try:
         with open(os.path.join(path, rundir.CHILD_PID), encoding="ascii") as file:
             pid = int(file.read())

@@ -17,6 +17,7 @@ from lockplugins.contract import LockError
 from supervisor import rundir
 from supervisor.client import is_readable, open_process
 from supervisor.finding import is_guarded
+from supervisor.holders import carries
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -120,22 +121,7 @@ class Witnesses:
 def carriers(inode: object) -> list[int]:
     """Return the pids that have the carrier socket of this inode open."""
     pids = (int(name) for name in os.listdir("/proc") if name.isdigit())
-    return [pid for pid in pids if _carries(pid, inode)]
-
-
-def _carries(pid: int, inode: object) -> bool:
-    target = f"socket:[{inode}]"
-    try:
-        links = os.listdir(f"/proc/{pid}/fd")
-    except OSError:
-        return False
-    for link in links:
-        try:
-            if os.readlink(f"/proc/{pid}/fd/{link}") == target:
-                return True
-        except OSError:
-            continue
-    return False
+    return [pid for pid in pids if carries(pid, inode)]
 
 
 def _open_carrier(pid: int, inode: object) -> int | None:
@@ -143,7 +129,7 @@ def _open_carrier(pid: int, inode: object) -> int | None:
         pidfd = os.pidfd_open(pid)
     except ProcessLookupError:
         return None
-    if _carries(pid, inode):  # still, with the pidfd open: no other process of this number
+    if carries(pid, inode):  # still, with the pidfd open: no other process of this number
         return pidfd
     os.close(pidfd)
     return None

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 
 from lockplugins.contract import LockError
-from supervisor import exitcodes, rundir
+from supervisor import exitcodes, records, rundir
 from supervisor.client import open_process
 
 TYPE_CHECKING = False
@@ -46,7 +46,7 @@ class Guest:
     def __init__(self, path: str, *, guarded: bool) -> None:
         self.path = path
         self.guarded = guarded
-        self.record = rundir.read_guest(path) or {}
+        self.record = records.read_guest(path) or {}
         self.uuid = os.path.basename(path)
         self.name = str(self.record.get("name", ""))
 
@@ -65,7 +65,7 @@ def guarded(base: str) -> list[Guest]:
 
 
 def _paths(base: str) -> Iterator[str]:
-    return (path for path in rundir.directories(base) if _is_uuid(os.path.basename(path)))
+    return (path for path in records.directories(base) if _is_uuid(os.path.basename(path)))
 
 
 def look(path: str) -> Guest | None:

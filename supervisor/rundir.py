@@ -2,7 +2,7 @@
 
 `<base>/<uuid>/`, mode 0700: `supervisor.pid` (locked while the guard lives),
 `child.pid`, `guest.json`, `control`, `monitor` (what QEMU is told of ours). The
-guard writes them, everyone reads them. It knows nothing of leases or of the
+guard writes them; `records` reads them. It knows nothing of leases or of the
 control pipe's language. Imported on the guard's launch path: builtin modules
 only (README, D2).
 """
@@ -15,17 +15,13 @@ from _struct import pack, unpack
 
 from lockplugins.contract import LockError, fsdecode
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 SUPERVISOR_PID = "supervisor.pid"
 CHILD_PID = "child.pid"
 GUEST_JSON = "guest.json"
 CONTROL = "control"
 MONITOR = "monitor"
-_UNPUBLISHED = "new"
-FILES = (_UNPUBLISHED, MONITOR, CONTROL, GUEST_JSON, CHILD_PID, SUPERVISOR_PID)
+UNPUBLISHED = "new"
+FILES = (UNPUBLISHED, MONITOR, CONTROL, GUEST_JSON, CHILD_PID, SUPERVISOR_PID)
 
 _FLOCK = "hhqqi4x"
 _READ = posix.O_RDONLY | posix.O_NOFOLLOW | posix.O_CLOEXEC
@@ -114,7 +110,7 @@ class GuardDir:
             else:
                 raise RundirError("claim", f"runtime directory {path}", "it keeps disappearing")
         except OSError as error:
-            raise _failed("create", f"runtime directory {path}", error) from error
+            raise failed("create", f"runtime directory {path}", error) from error
         guard_dir = cls(path, *claimed)
         try:
             for name in FILES[:-1]:
@@ -123,26 +119,26 @@ class GuardDir:
             posix.pwrite(guard_dir.lock_fd, f"{posix.getpid()}\n".encode(), 0)
         except OSError as error:
             guard_dir.remove()
-            raise _failed("write", f"{path}/{SUPERVISOR_PID}", error) from error
+            raise failed("write", f"{path}/{SUPERVISOR_PID}", error) from error
         return guard_dir
 
     def publish(self, name: str, text: str) -> None:
         """Put `text` into the file `name`, whole or not at all; raises RundirError."""
         flags = posix.O_WRONLY | posix.O_CREAT | posix.O_TRUNC | posix.O_CLOEXEC
         try:
-            fd = posix.open(_UNPUBLISHED, flags, 0o600, dir_fd=self.dir_fd)
+            fd = posix.open(UNPUBLISHED, flags, 0o600, dir_fd=self.dir_fd)
             try:
                 data = text.encode()
                 while data:
                     data = data[posix.write(fd, data) :]
             finally:
                 posix.close(fd)
-            # When a rename replaces a file, ext4 flushes the new one: 3 ms. See read_guest.
+            # When a rename replaces a file, ext4 flushes the new one: 3 ms. See records.
             self._unlink(name)
-            posix.rename(_UNPUBLISHED, name, src_dir_fd=self.dir_fd, dst_dir_fd=self.dir_fd)
+            posix.rename(UNPUBLISHED, name, src_dir_fd=self.dir_fd, dst_dir_fd=self.dir_fd)
         except OSError as error:
-            self._unlink(_UNPUBLISHED)
-            raise _failed("write", f"{self.path}/{name}", error) from error
+            self._unlink(UNPUBLISHED)
+            raise failed("write", f"{self.path}/{name}", error) from error
 
     def control_path(self) -> str:
         """Return a path for bind(2) that fits sun_path however long the directory's is."""
@@ -213,7 +209,8 @@ def _make_dirs(path: str) -> None:
         posix.mkdir(path, 0o700)
 
 
-def _is_dir(path: str) -> bool:
+def is_dir(path: str) -> bool:
+    """Is there a directory `path`, links followed?"""
     try:
         return S_ISDIR(posix.stat(path).st_mode)
     except OSError:
@@ -252,7 +249,7 @@ def is_guarded(path: str) -> bool:
 def remove_dead(path: str) -> bool:
     """Remove a dead guard's directory under its lock; False when it is not dead."""
     try:
-        claimed = _try_claim(path, _ONE) if _is_dir(path) else None
+        claimed = _try_claim(path, _ONE) if is_dir(path) else None
     except SupervisedError:
         return False
     if claimed is None:
@@ -263,38 +260,12 @@ def remove_dead(path: str) -> bool:
     return True
 
 
-def directories(base: str) -> "Iterator[str]":
-    """Yield the runtime directories under `base`, living and dead; raises RundirError."""
-    try:
-        names = sorted(posix.listdir(base))
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise _failed("read", f"runtime directory {base}", error) from error
-    for name in names:
-        path = f"{base}/{name}"
-        if _is_dir(path):
-            yield path
-
-
-def read_guest(path: str) -> dict[str, object] | None:
-    """Return the guest.json of the runtime directory `path`; None when there is none (yet)."""
-    import json  # costs the guard's launch 6 ms (D2)
-
-    for name in (GUEST_JSON, _UNPUBLISHED, GUEST_JSON):  # where `publish` has it, at any instant
-        try:
-            if isinstance(guest := json.loads(_read(f"{path}/{name}")), dict):
-                return guest
-        except (OSError, ValueError):
-            continue
-    return None
-
-
 def _read(path: str) -> str:
     with open(path, "rb") as file:
         return fsdecode(file.read())
 
 
-def _failed(verb: str, name: str, error: OSError) -> RundirError:
+def failed(verb: str, name: str, error: OSError) -> RundirError:
+    """Return the error for what the filesystem refused, to be raised."""
     advice = "give another with --runtime-dir" if isinstance(error, PermissionError) else ""
     return RundirError(verb, name, posix.strerror(error.errno or 0), advice)

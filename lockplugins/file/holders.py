@@ -90,17 +90,26 @@ def _unseen(mode: str) -> Holder:
 def _of_file(fd: int, byte: int) -> list[Holder]:
     """Return the processes of this host with a lock on `byte` of the file (O_PATH will do)."""
     file = _kernel_name(fd)
-    posix: list[tuple[str, int]] = []
-    carried: list[tuple[str, int]] = []
+    locks = list(_listed(file, byte))
+    holders = [_named(lock.mode, lock.pid) for lock in locks if lock.pid > 0]
+    carried = [lock.mode for lock in locks if lock.pid < 0]
+    if not carried:
+        return holders
+    described = list(_described_by_fdinfo(file, byte))
+    holders += [_named(*lock) for lock in dict.fromkeys(described)]
+    # Every lock whose description we may look at has a line in some fdinfo: fewer lines than
+    # locks, and somebody is hidden. Counted twice, since a process may end while we look.
+    still = sum(lock.pid < 0 for lock in _listed(file, byte))
+    if len(described) < min(len(carried), still):
+        holders.append(_unseen(carried[0]))
+    return holders
+
+
+def _listed(file: str, byte: int) -> Iterator[_Lock]:
+    """Yield what /proc/locks has on `byte` of the file."""
     for line in _read("/proc/locks").split("\n"):
         if (lock := _Lock.parse(line)) and lock.covers(file, byte):
-            (posix if lock.pid > 0 else carried).append((lock.mode, lock.pid))
-    if carried:
-        described = list(dict.fromkeys(_described_by_fdinfo(file, byte)))
-        if not described:
-            return [*(_named(*lock) for lock in posix), _unseen(carried[0][0])]
-        posix += described
-    return [_named(*lock) for lock in posix]
+            yield lock
 
 
 def _named(mode: str, pid: int) -> Holder:

@@ -157,6 +157,11 @@ class FilePlugin(Plugin):
             return list(examine.of_lockspaces(self.config))
         return list(examine.of_resource(resource, self.config))
 
+    def named(self, resource: "Resource") -> list[tuple[str, str]]:
+        located = names.locate(resource, self.config)
+        located.close()
+        return [(located.lockspace, located.lease)]
+
 
 def _may_wait(refusal: "Refusal", wait_until: float | None) -> bool:
     """Is there time left? Never waits to convert what the guest holds already."""

@@ -10,7 +10,6 @@ import os
 from lockplugins.contract import (
     Capability,
     ConfigError,
-    LeaseHeldError,
     LeaseUnknownError,
     LockError,
     Mode,
@@ -19,12 +18,13 @@ from lockplugins.contract import (
     ResourceType,
     UnsupportedError,
 )
-from supervisor import exitcodes, holders
+from supervisor import exitcodes
 from supervisor.guard import announce, containment
 from supervisor.guard.lifecycle import PUBLIC_STATE, State
 from supervisor.guard.loop import now
 from supervisor.qmp.images import OpenImages
 from supervisor.qmp.monitor import Monitor
+from supervisor.qmp.server import Server
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -60,6 +60,12 @@ class NoSuchLeaseError(LockError):
     """The guest has no lease on that; exit code 1."""
 
     exit_code = exitcodes.NO_SUCH_GUEST
+
+
+def serve(supervisor: "Supervisor") -> "Callable[[str, dict[str, object]], None]":
+    """Open the control pipe; returns what tells an event to every client (main thread)."""
+    server = Server(supervisor.record.control_fd, supervisor.loop, Commands(supervisor).run)
+    return server.broadcast
 
 
 class Commands:
@@ -107,20 +113,12 @@ class Commands:
         )
 
     def _status(self, unleased: list[str], doubt: str) -> dict[str, object]:
-        supervisor, spec = self._supervisor, self._supervisor.spec
+        supervisor, record = self._supervisor, self._supervisor.record
         deadline = supervisor.deadline
         return {
-            "uuid": spec.uuid,
-            "name": spec.name,
-            "id": spec.id,
+            **record.summary(supervisor.child.pid, supervisor.leases),
             "state": PUBLIC_STATE[supervisor.state],
-            "supervisor_pid": os.getpid(),
-            "child_pid": supervisor.child.pid,
-            "plugin": spec.plugin,
-            "containment": supervisor.record.mode,
-            "guarantee": containment.guarantee(supervisor.record.mode, doubt, unleased),
-            "since": supervisor.record.since,
-            "leases": [lease.as_json() for lease in supervisor.leases],
+            "guarantee": containment.guarantee(record.mode, doubt, unleased),
             "deadline_s": None if deadline is None else round(deadline.instant - now(), 3),
             "unleased": unleased,
         }
@@ -134,15 +132,11 @@ class Commands:
 
     def _attach(self, resource: Resource) -> "Lease":
         """Acquire and publish one more lease, or neither (jobs thread)."""
-        supervisor, plugin = self._supervisor, self._supervisor.plugin
+        supervisor = self._supervisor
         if self._leases_on(resource.path):
             name, reason = f"disk {resource.path}", "the guest has a lease on it already"
             raise ResourceError("attach", name, reason)
-        try:
-            acquired = plugin.acquire([resource], None)  # several: one of each lock manager
-        except LeaseHeldError as error:
-            holders.name_guest(error)
-            raise
+        acquired = supervisor.acquire([resource], None)  # several: one of each lock manager
         supervisor.leases = [*supervisor.leases, *acquired]
         try:
             supervisor.record.publish(supervisor.child.pid, supervisor.leases)

@@ -106,21 +106,6 @@ def status_of(pid: int | str) -> dict[str, str]:
     return {key: value.strip() for key, _, value in pairs}
 
 
-def _carries(pid: int, inode: int) -> bool:
-    """Is the process seen to have the carrier open?"""
-    try:
-        fds = posix.listdir(f"/proc/{pid}/fd")
-    except OSError:
-        return False
-    for fd in fds:
-        try:
-            if posix.readlink(f"/proc/{pid}/fd/{fd}") == f"socket:[{inode}]":
-                return True
-        except OSError:
-            continue  # closed meanwhile
-    return False
-
-
 def children_of(pid: int) -> list[int]:
     """Return the pids that the process's main thread has forked, and those left to it."""
     try:
@@ -132,6 +117,8 @@ def children_of(pid: int) -> list[int]:
 
 def doubts(mode: str, pid: int, inode: int) -> str:
     """Look at the running guest; return why the tie may not hold, or nothing."""
+    from supervisor.holders import carries  # only when asked
+
     ours, its = status_of("self"), status_of(pid)
     if not its:
         return "the guest's process cannot be looked at"
@@ -142,7 +129,7 @@ def doubts(mode: str, pid: int, inode: int) -> str:
         if children_of(pid):
             return "the guest has forked, and the parent-death signal does not reach its children"
     for process in (pid, *children_of(pid)):
-        if not _carries(process, inode):
+        if not carries(process, inode):
             return f"process {process} of the guest was not seen to carry its leases"
     return ""
 

@@ -9,7 +9,7 @@ import errno
 import posix
 
 from lockplugins import registry
-from lockplugins.contract import Guest, LeaseHeldError, Mode
+from lockplugins.contract import Guest, LeaseHeldError
 from supervisor import exitcodes
 from supervisor.guard import announce, fork
 from supervisor.guard.child import LAUNCHED_PID
@@ -18,10 +18,15 @@ from supervisor.guard.loop import READABLE, now
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from lockplugins.contract import LockError
+    from lockplugins.contract import Resource
     from supervisor.guard.supervise import Supervisor
+    from supervisor.holders import Known
+    from supervisor.waiting_line import WaitingLine
+
+    Obstacle = tuple[Resource, Known]
 
 INQUIRY_S = 1.0
+LINE_S = 1.0
 _GO = b"GO\n"
 
 
@@ -34,13 +39,18 @@ class Launching:
         self._answer = b""
         self._going = False
         self._daemonized = False
+        self._waits = True
+        self._line: WaitingLine | None = None
 
     def start(self) -> None:
         """Have the leases acquired, and listen to the child."""
         supervisor, spec, loop = self._supervisor, self._supervisor.spec, self._supervisor.loop
-        supervisor.jobs.submit(self._acquire, self._acquired)
+        jobs = supervisor.jobs
+        jobs.submit(self._acquire, self._acquired)
         if spec.wait_s:
             loop.at("wait", now() + spec.wait_s, self._waited)
+            # Whatever becomes of the line, the launch goes on.
+            loop.at("line", now() + LINE_S, lambda: jobs.apart(self._show_line, lambda *_: None))
         report_fd = self._prepared.launch.report.fileno()
         loop.watch(report_fd, READABLE, lambda _: self.hear_child())
         init_fd = self._prepared.child.report_fd
@@ -56,12 +66,9 @@ class Launching:
         plugin.open(Guest(spec.uuid, spec.name, spec.id))
         try:
             wait_until = now() + spec.wait_s if spec.wait_s else None
-            supervisor.leases = plugin.acquire(spec.resources, wait_until)
-        except LeaseHeldError as error:
-            from supervisor import holders  # only when refused
-
-            holders.name_guest(error)
-            raise
+            supervisor.leases = supervisor.acquire(spec.resources, wait_until)
+        finally:
+            self.end_line()
         if plugin.PROOF_TERM_S:
             from supervisor.guard.deadline import Deadline  # only if leases expire
 
@@ -70,7 +77,8 @@ class Launching:
         record.publish_acquired(supervisor.child.pid, supervisor.leases)
 
     def _acquired(self, _result: object, error: BaseException | None) -> None:
-        self._supervisor.loop.cancel("wait")
+        for timer in ("wait", "line"):
+            self._supervisor.loop.cancel(timer)
         if error is None:
             self._supervisor.guard_leases()
             self._supervisor.happen(Event.LEASED)
@@ -82,27 +90,36 @@ class Launching:
         supervisor, spec = self._supervisor, self._supervisor.spec
         late = LeaseHeldError("start", f"guest {spec.name}", f"not free after {spec.wait_s:g} s")
 
-        def inquired(refusal: "LockError | None", _failure: BaseException | None) -> None:
+        def inquired(found: "Obstacle | None", _failure: BaseException | None) -> None:
+            if found is not None:
+                disk, holder = found[0].path, found[1].words()
+                late.reason = f"disk {disk} still held after {spec.wait_s:g} s, by {holder}"
             if supervisor.state == State.ACQUIRING:
-                supervisor.fail(refusal or late)
+                supervisor.fail(late)
 
-        supervisor.jobs.apart(self._find_holder, inquired)
+        supervisor.jobs.apart(self._obstacle, inquired)
         supervisor.loop.at("wait", now() + INQUIRY_S, lambda: inquired(None, None))
 
-    def _find_holder(self) -> "LockError | None":
-        """Return the refusal that names who holds the first resource that is held."""
-        from supervisor import holders  # only when refused
+    def _obstacle(self) -> "Obstacle | None":
+        """Return the first resource that is held, and by whom (a thread of its own)."""
+        from supervisor import holders  # only while waiting
 
-        spec, plugin = self._supervisor.spec, self._supervisor.plugin
-        for resource in spec.resources:
-            for holder in plugin.inquire(resource):
-                if holder.pid != posix.getpid() and Mode.EXCLUSIVE in (holder.mode, resource.mode):
-                    name = f"{resource.mode} lease for {resource.type} {resource.path}"
-                    why = f"after {spec.wait_s:g} s still held by {holder.description}"
-                    refusal = LeaseHeldError("acquire", name, why, holder=holder)
-                    holders.name_guest(refusal)
-                    return refusal
-        return None
+        spec = self._supervisor.spec
+        return holders.in_the_way(self._supervisor.plugin, spec.resources, spec.runtime_dir)
+
+    def _show_line(self) -> None:
+        """Tell a person at a terminal who is waited for (a thread of its own)."""
+        if self._waits and posix.isatty(2):
+            from supervisor.waiting_line import WaitingLine  # only while waiting
+
+            self._line = WaitingLine(self._obstacle, lambda: self._waits, LINE_S)
+            self._line.run()
+
+    def end_line(self) -> None:
+        """The wait is over: give the terminal back as it was (any thread)."""
+        self._waits = False  # first: a line that is just being made looks at it
+        if self._line is not None:
+            self._line.end()
 
     def offer(self) -> None:
         """Let the launcher say go, if it wants to be asked."""

@@ -61,25 +61,27 @@ class Record:
 
     def publish(self, child_pid: int | None, leases: "Sequence[Lease]") -> None:
         """Write guest.json anew."""
-        spec = self._spec
         guest = {
-            "uuid": spec.uuid,
-            "name": spec.name,
-            "id": spec.id,
-            "plugin": spec.plugin,
-            "config": spec.config,
-            "containment": self.mode,
-            "since": self.since,
+            **self.summary(child_pid, leases),
+            "config": self._spec.config,
             "boot_id": self.boot_id,
-            "supervisor_pid": posix.getpid(),
             "supervisor_start_time": rundir.start_time(posix.getpid()),
-            "child_pid": child_pid,
             "child_start_time": self.child_start_time,
             "carrier_inode": self._inode,
-            "leases": [lease.as_json() for lease in leases],
         }
         with self._publishing:
             self._dir.publish(rundir.GUEST_JSON, rundir.as_json(guest) + "\n")
+
+    def summary(self, child_pid: int | None, leases: "Sequence[Lease]") -> dict[str, object]:
+        """Return what the file and a client are both told."""
+        return {
+            **{key: getattr(self._spec, key) for key in ("uuid", "name", "id", "plugin")},
+            "containment": self.mode,
+            "since": self.since,
+            "supervisor_pid": posix.getpid(),
+            "child_pid": child_pid,
+            "leases": [lease.as_json() for lease in leases],
+        }
 
     def _listen(self) -> None:
         listener = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)

@@ -16,11 +16,8 @@ if TYPE_CHECKING:
 else:
     import _signal
 
-FORWARDED = (
-    _signal.SIGTERM, _signal.SIGINT, _signal.SIGHUP,
-    _signal.SIGQUIT, _signal.SIGUSR1, _signal.SIGUSR2,
-)  # fmt: skip
 STOPPING = (_signal.SIGTERM, _signal.SIGINT, _signal.SIGHUP)
+FORWARDED = (*STOPPING, _signal.SIGQUIT, _signal.SIGUSR1, _signal.SIGUSR2)
 SIGKILL = _signal.SIGKILL
 SIGTERM = _signal.SIGTERM
 

@@ -8,7 +8,7 @@ afterwards only polls (README, D3). It must not know any lock manager.
 import gc
 import posix
 
-from lockplugins.contract import LockError, Plugin
+from lockplugins.contract import LeaseHeldError, LockError, Plugin
 from supervisor import exitcodes
 from supervisor.guard import announce
 from supervisor.guard.jobs import Jobs
@@ -19,9 +19,9 @@ from supervisor.guard.signals import SIGTERM, STOPPING, send
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
-    from lockplugins.contract import Lease
+    from lockplugins.contract import Lease, Resource
     from supervisor.guard.deadline import Deadline
     from supervisor.guard.prepare import Prepared
     from supervisor.guard.signals import Signals
@@ -131,6 +131,16 @@ class Supervisor:
         else:
             self._heard(SIGTERM, from_terminal=False)
 
+    def acquire(self, resources: "Sequence[Resource]", until: float | None) -> "list[Lease]":
+        """Have the plugin acquire (jobs thread); a refusal says which guest is in the way."""
+        try:
+            return self.plugin.acquire(resources, until)
+        except LeaseHeldError as error:
+            from supervisor import holders  # only when refused
+
+            holders.name_guest(error, resources, self.spec.runtime_dir)
+            raise
+
     def guard_leases(self) -> None:
         """Renew and watch what was acquired, and let clients in."""
         if self.deadline is not None:
@@ -161,22 +171,16 @@ class Supervisor:
         """Load the control pipe's server, off this thread, when somebody first wants it."""
         self.loop.unwatch(self.record.control_fd)
 
-        def load() -> None:
-            __import__("supervisor.guard.commands")
-            __import__("supervisor.qmp.server")
-
         def loaded(_result: object, error: BaseException | None) -> None:
             if error is not None:  # the guest runs on; clients are heard when it works again
                 self.jobs.submit(lambda: announce.say(f"cannot load the control pipe: {error!r}"))
                 self.loop.at("control", now() + RETRY_S, self._hear_clients)
                 return
-            from supervisor.guard.commands import Commands  # in memory by now (D2, D3)
-            from supervisor.qmp.server import Server
+            from supervisor.guard.commands import serve  # in memory by now (D2, D3)
 
-            server = Server(self.record.control_fd, self.loop, Commands(self).run)
-            self.on_event = server.broadcast
+            self.on_event = serve(self)
 
-        self.jobs.submit(load, loaded)
+        self.jobs.submit(lambda: __import__("supervisor.guard.commands"), loaded)
 
     def _announce(self) -> None:
         gc.enable()
@@ -240,6 +244,7 @@ class Supervisor:
     def _conclude(self) -> int:
         """Say what has to be said, now that the guest is dead; returns the exit code."""
         status = self.child.status
+        self.launching.end_line()
         if self.outcome is None and self._announced:
             return status
         early = f"cannot start guest {self.spec.name}: it ended with {status} before it was up"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from supervisor import rundir
+from supervisor import records, rundir
 from supervisor.client import NoAnswerError, get_child
 from supervisor.spec import Containment
 from tests.faults import firmware, processes
@@ -197,7 +197,7 @@ def test_a_dead_guards_directory_is_taken_over(guards: Guards, disk: str) -> Non
 def with_reused_pids(guards: Guards, disk: str, stranger: Guard) -> Guard:
     """Return a dead guard whose pids, as its files say them, are the stranger's by now."""
     dead = left_behind(guards, disk)
-    guest = rundir.read_guest(dead.path)
+    guest = records.read_guest(dead.path)
     assert guest is not None
     pids = {"supervisor": stranger.pid, "child": stranger.child_pid}
     guest.update({f"{who}_pid": pid for who, pid in pids.items()})

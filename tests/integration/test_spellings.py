@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from lockplugins.contract import Mode
-from supervisor import rundir
+from supervisor import records, rundir
 from supervisor.discovery.disks import discover
 from tests.support import proclocks
 from tests.support.qemu import idle_argv
@@ -212,7 +212,7 @@ def test_a_name_arrives_as_it_is(
     spec = guards.spec(path, config=lockspace)
     holder = guards.start(spec, env=environment).ready()
     assert proclocks.bytes_locked(path) == [("WRITE", 0, "0")]
-    guest = rundir.read_guest(holder.path)
+    guest = records.read_guest(holder.path)
     assert guest is not None
     with open(f"{holder.path}/{rundir.GUEST_JSON}", "rb") as file:
         assert file.read().isascii()

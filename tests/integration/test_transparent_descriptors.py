@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from lockplugins.contract import Resource
-from supervisor import rundir
+from supervisor import records
 from tests.support import insight, prefixes, waiting
 from tests.support.guard import DEADLINE_S
 from tests.support.launcher import Launcher
@@ -80,7 +80,7 @@ def extra(guard: Guard, bare_pid: int) -> dict[int, tuple[str, bytes]]:
 
 
 def carrier(guard: Guard) -> str:
-    guest = rundir.read_guest(guard.path)
+    guest = records.read_guest(guard.path)
     assert guest is not None
     return f"socket:[{guest['carrier_inode']}]"
 

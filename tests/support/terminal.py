@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 DEADLINE_S = 30.0
 CONTROL_A, CONTROL_C, CONTROL_Z, CONTROL_BACKSLASH = b"\x01", b"\x03", b"\x1a", b"\x1c"
+CONTROL_Q, CONTROL_S = b"\x11", b"\x13"
 ENTER = b"\r"
 
 
@@ -45,6 +46,10 @@ class Terminal:
     ) -> None:
         os.close(self._slave)
         self.hang_up()
+
+    def fileno(self) -> int:
+        """Return the descriptor of the side where the person sits."""
+        return self._fd
 
     def type(self, text: bytes) -> None:
         os.write(self._fd, text)

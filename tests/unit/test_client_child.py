@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from lockplugins.contract import LockError
-from supervisor import client, rundir
+from supervisor import client, records, rundir
 from tests.support.scripted import Connection, Control, Directory, answering, child_of
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def test_the_files_are_not_believed_when_anything_disagrees(
             assert believed is not None
             assert believed.pidfd is not None
             os.close(believed.pidfd)
-            guest = rundir.read_guest(made.path)
+            guest = records.read_guest(made.path)
             assert guest is not None
             made.write({**guest, **lie})
             assert client.recorded_child(made.path) is None

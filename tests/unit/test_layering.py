@@ -18,6 +18,7 @@ EXITCODES = "supervisor.exitcodes"
 REGISTRY = "lockplugins.registry"
 SPEC = "supervisor.spec"
 QMP = "supervisor.qmp"
+RECORDS = "supervisor.records"
 
 # Who may import whom. A part is a module, or a package with all below it; the longest name counts.
 # Everyone may import itself and the contract; all of supervisor the exit codes and `supervisor`.
@@ -45,14 +46,28 @@ ARROWS: dict[str, set[str]] = {
         SPEC,
         REGISTRY,
     },
-    "supervisor.guard": {SPEC, QMP, "supervisor.rundir", "supervisor.holders", REGISTRY},
+    "supervisor.guard": {
+        SPEC,
+        QMP,
+        "supervisor.rundir",
+        "supervisor.holders",
+        "supervisor.waiting_line",
+        REGISTRY,
+    },
     QMP: {"supervisor.rundir"},
     SPEC: set(),
     "supervisor.rundir": set(),
-    "supervisor.client": {"supervisor.rundir"},
-    "supervisor.finding": {"supervisor.rundir", "supervisor.client"},
-    "supervisor.ending": {"supervisor.rundir", "supervisor.client", "supervisor.finding"},
-    "supervisor.holders": {"supervisor.rundir"},
+    RECORDS: {"supervisor.rundir"},
+    "supervisor.client": {"supervisor.rundir", RECORDS},
+    "supervisor.finding": {"supervisor.rundir", RECORDS, "supervisor.client"},
+    "supervisor.ending": {
+        "supervisor.rundir",
+        "supervisor.client",
+        "supervisor.finding",
+        "supervisor.holders",
+    },
+    "supervisor.holders": {"supervisor.rundir", RECORDS},
+    "supervisor.waiting_line": {"supervisor.holders"},
     "supervisor.config": {"supervisor.rundir", SPEC, REGISTRY},
     "supervisor.manager": {"supervisor.client", "supervisor.rundir", SPEC, "lockplugins"},
     "supervisor.domain_lock": {"supervisor.client", "supervisor.rundir", SPEC, "lockplugins"},

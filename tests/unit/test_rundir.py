@@ -15,8 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supervisor import holders, rundir
+from supervisor import holders, records, rundir
 from supervisor.rundir import GuardDir, RundirError, SupervisedError
+from tests.support.scripted import guest_json
 
 if TYPE_CHECKING:
     import threading
@@ -247,10 +248,14 @@ def test_the_start_time_is_read_whatever_a_process_calls_itself(tmp_path: Path) 
 def test_the_guest_of_a_guard_is_found_by_the_file_that_it_holds(tmp_path: Path) -> None:
     guard_dir = GuardDir.claim(str(tmp_path / "with\nnewline"), UUID)
     assert holders.guest_of(os.getpid()) is None
-    guard_dir.publish("guest.json", rundir.as_json({"supervisor_pid": os.getpid() + 1}))
+    guest = guest_json({"supervisor_pid": os.getpid() + 1})
+    guard_dir.publish("guest.json", rundir.as_json(guest))
     assert holders.guest_of(os.getpid()) is None
-    guard_dir.publish("guest.json", rundir.as_json({"supervisor_pid": os.getpid(), "name": "w"}))
-    assert holders.guest_of(os.getpid()) == {"supervisor_pid": os.getpid(), "name": "w"}
+    guest = guest_json({})
+    guard_dir.publish("guest.json", rundir.as_json({**guest, "name": ["no", "name"]}))
+    assert holders.guest_of(os.getpid()) is None
+    guard_dir.publish("guest.json", rundir.as_json(guest))
+    assert holders.guest_of(os.getpid()) == guest
     let_go(guard_dir)
     assert holders.guest_of(os.getpid()) is None
 
@@ -258,17 +263,17 @@ def test_the_guest_of_a_guard_is_found_by_the_file_that_it_holds(tmp_path: Path)
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", "\xff"])
 def test_a_half_written_guest_json_is_none(tmp_path: Path, text: str) -> None:
     (tmp_path / "guest.json").write_bytes(text.encode("latin-1"))
-    assert rundir.read_guest(str(tmp_path)) is None
+    assert records.read_guest(str(tmp_path)) is None
 
 
 def test_guest_json_is_there_at_every_instant_of_a_publication(tmp_path: Path) -> None:
     (tmp_path / "guest.json").write_text('{"leases": 1}')
     (tmp_path / "new").write_text('{"leases": 2}')
-    assert rundir.read_guest(str(tmp_path)) == {"leases": 1}
+    assert records.read_guest(str(tmp_path)) == {"leases": 1}
     (tmp_path / "guest.json").unlink()
-    assert rundir.read_guest(str(tmp_path)) == {"leases": 2}
+    assert records.read_guest(str(tmp_path)) == {"leases": 2}
     (tmp_path / "new").write_text("4711\n")  # another file's turn
-    assert rundir.read_guest(str(tmp_path)) is None
+    assert records.read_guest(str(tmp_path)) is None
 
 
 @given(json_values)
