@@ -6,8 +6,8 @@ supervisor. Imported on the launch path: no enum, typing or dataclasses (README,
 """
 
 import sys
+from errno import errorcode
 
-_LAST_CONTROL = "\x9f"
 _LEASE_FIELDS = ("resource", "type", "mode", "lockspace", "lease", "generation", "state")
 
 TYPE_CHECKING = False
@@ -80,10 +80,9 @@ class Guest:
 class Resource:
     """One thing to claim: a disk by path, or an explicit lease by lockspace and key.
 
-    `path` is the name as given; `identity` replaces it where the plugin's
-    names must be equal on several hosts. `lockspace`, `key` and
-    `offset_bytes` are set for `ResourceType.LEASE` only. `found_in` tells a
-    person what named it; the guard is not told.
+    `path` is the name as given; `identity` replaces it where the plugin's names must be equal
+    on several hosts. `lockspace`, `key` and `offset_bytes` are set for `ResourceType.LEASE`
+    only. `found_in` tells a person what named it; the guard is not told.
     """
 
     __slots__ = ("found_in", "identity", "key", "lockspace", "mode", "offset_bytes", "path", "type")
@@ -158,11 +157,14 @@ def fsdecode(name: bytes) -> str:
 
 def shown(text: str) -> str:
     r"""Return `text` fit for one line: control characters as \xNN."""
-    if text.isprintable():
-        return text
-    # Surrogates, which stand for bytes, pass.
-    kept = (c if c.isprintable() or c > _LAST_CONTROL else f"\\x{ord(c):02x}" for c in text)
-    return "".join(kept)
+    control = (ord(c) for c in text if not c.isprintable() and c < "\xa0")  # surrogates are bytes
+    return text.translate({number: f"\\x{number:02x}" for number in control})
+
+
+def cause(error: OSError, path: object = None) -> str:
+    """Return what the kernel said (of `path`), with the errno's name."""
+    words = f"{error.strerror} ({errorcode.get(error.errno or 0, 'no errno')})"
+    return words if path is None else f"{path}: {words}"
 
 
 class LockError(Exception):
@@ -226,12 +228,11 @@ class ConfigError(LockError):
 class Plugin:
     """One lock manager, on behalf of one guest.
 
-    Every call is made on the guard's jobs thread (`renew`: on its renewal
-    thread) and may block; none may be made after `close`. `carrier` makes
-    descriptors live as long as the guest. `config` holds the plugin's
-    configuration table, already checked against `CONFIG_KEYS`. With
-    `FREED_BY_DEATH` the deaths of guest and guard free every lease, and the
-    guard calls neither `release` nor `close` at the guest's end.
+    Every call is made on the guard's jobs thread (`renew`: on its renewal thread) and may
+    block; none may be made after `close`. `carrier` makes descriptors live as long as the
+    guest. `config` holds the plugin's configuration table, already checked against
+    `CONFIG_KEYS`. With `FREED_BY_DEATH` the deaths of guest and guard free every lease, and
+    the guard calls neither `release` nor `close` at the guest's end.
     """
 
     CONFIG_KEYS: "ClassVar[tuple[str, ...]]" = ()
@@ -252,11 +253,10 @@ class Plugin:
     def acquire(self, resources: "Sequence[Resource]", wait_until: float | None) -> list[Lease]:
         """Acquire all of `resources` or none, in the order given.
 
-        `wait_until` is an instant of CLOCK_BOOTTIME (seconds; infinity waits
-        for ever), None refuses at once. While waiting nothing is held. A wait
-        may overstay: the guard ends it by exiting. Raises LeaseHeldError,
-        LeaseUnknownError, ResourceError, UnsupportedError; then nothing is
-        held and no resource has changed.
+        `wait_until` is an instant of CLOCK_BOOTTIME (seconds; infinity waits for ever), None
+        refuses at once. While waiting nothing is held. A wait may overstay: the guard ends it
+        by exiting. Raises LeaseHeldError, LeaseUnknownError, ResourceError, UnsupportedError;
+        then nothing is held and no resource has changed.
         """
         raise NotImplementedError
 

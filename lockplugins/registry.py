@@ -62,9 +62,11 @@ def plugin_class(name: str, classes: "Mapping[str, str] | None" = None) -> type[
         __import__(module)
         found: object = getattr(sys.modules[module], attribute)
     except (ImportError, AttributeError) as error:
-        raise ConfigError("use", f"plugin {name}", f"{where}: {error}") from error
+        why, advice = f"{where}: {error}", "is its package installed?"
+        raise ConfigError("use", f"plugin {name}", why, advice) from error
     if not (isinstance(found, type) and issubclass(found, Plugin)):
-        raise ConfigError("use", f"plugin {name}", f"{where} is no lockplugins.contract.Plugin")
+        why = f"{where} is no lockplugins.contract.Plugin"
+        raise ConfigError("use", f"plugin {name}", why, "ask who made the package")
     return found
 
 
@@ -74,7 +76,7 @@ def plugin_classes(
     """Return the classes of NAME or NAME+NAME…, in that order; raises ConfigError."""
     found = tuple(plugin_class(name, classes) for name in joined.split(JOIN))
     if len(set(found)) < len(found):
-        raise ConfigError("use", f"plugin {joined}", "one plugin is named twice")
+        raise ConfigError("use", f"plugin {joined}", "it names one twice", "name each once")
     return found
 
 

@@ -17,7 +17,7 @@ import struct
 import time
 
 from lockplugins import contract
-from lockplugins.contract import LockError
+from lockplugins.contract import LockError, cause
 from supervisor import records, rundir
 
 TYPE_CHECKING = False
@@ -246,9 +246,12 @@ def is_readable(fd: int, within_s: float | None) -> bool:
 
 
 def _no_answer(guest: str, reason: OSError | str) -> NoAnswerError:
+    name, advice = f"the supervisor of guest {guest}", "see status; kill ends it all the same"
+    if isinstance(reason, PermissionError):
+        advice = "only root and its own user may"
     if isinstance(reason, OSError):
-        reason = os.strerror(reason.errno or 0)
-    return NoAnswerError("ask", f"the supervisor of guest {guest}", reason)
+        reason = cause(reason)
+    return NoAnswerError("ask", name, reason, advice)
 
 
 def _error_of(guest: str, wire: object) -> LockError:

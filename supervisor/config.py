@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import sys
 
-from lockplugins.contract import ConfigError
+from lockplugins.contract import ConfigError, cause
 from supervisor import rundir
 
 TYPE_CHECKING = False
@@ -96,18 +96,20 @@ def _load(path: str) -> dict[str, object]:
     """Parse the file; raises ConfigError with the line."""
     import tomllib  # 13 ms, and most machines have no such file
 
+    name = f"configuration file {path}"
     try:
         with open(path, "rb") as file:
             return tomllib.load(file)
     except OSError as error:
-        reason = os.strerror(error.errno or 0)
-        raise ConfigError("read", f"configuration file {path}", reason) from error
+        advice = f"correct --config or ${FILE_VARIABLE}"
+        raise ConfigError("read", name, cause(error), advice) from error
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
-        reason = f"not UTF-8 (at line {line})"
-        raise ConfigError("read", f"configuration file {path}", reason) from error
+        raise ConfigError(
+            "read", name, f"not UTF-8 (at line {line})", "save it as UTF-8"
+        ) from error
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError("read", f"configuration file {path}", str(error)) from error
+        raise ConfigError("read", name, f"not TOML: {error}", "correct that line") from error
 
 
 def _set(config: Config, key: str, value: object) -> None:

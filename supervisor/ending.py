@@ -13,7 +13,7 @@ import os
 import signal
 import time
 
-from lockplugins.contract import LockError
+from lockplugins.contract import LockError, cause
 from supervisor import rundir
 from supervisor.client import is_readable, open_process
 from supervisor.finding import is_guarded
@@ -77,9 +77,8 @@ class Witnesses:
         except ProcessLookupError:
             return
         except OSError as error:
-            raise LockError(
-                "end", f"guest {self.guest.words()}", os.strerror(error.errno or 0)
-            ) from error
+            name, advice = f"guest {self.guest.words()}", "be root, or the user who started it"
+            raise LockError("end", name, cause(error), advice) from error
 
     def wait(self, within_s: float | None) -> None:
         """Return when all are gone and nobody carries the leases; raises UnkillableError."""

@@ -102,7 +102,8 @@ def resolve(base: str, text: str) -> Guest:
     if not meant and len(text) >= MIN_PREFIX:
         meant = [guest for guest in known if guest.uuid.startswith(lowered)]
     if not meant:
-        raise NoSuchGuestError("find", f"guest {text}", f"there is none in {base}")
+        advice = "see list; other guests may be in another --runtime-dir"
+        raise NoSuchGuestError("find", f"guest {text}", f"there is none in {base}", advice)
     if len(meant) > 1:
         candidates = ", ".join(guest.words() for guest in meant)
         raise AmbiguousGuestError(

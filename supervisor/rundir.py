@@ -13,7 +13,7 @@ import select
 from _stat import S_ISDIR
 from _struct import pack, unpack
 
-from lockplugins.contract import LockError, fsdecode
+from lockplugins.contract import LockError, cause, fsdecode
 
 SUPERVISOR_PID = "supervisor.pid"
 CHILD_PID = "child.pid"
@@ -267,5 +267,4 @@ def _read(path: str) -> str:
 
 def failed(verb: str, name: str, error: OSError) -> RundirError:
     """Return the error for what the filesystem refused, to be raised."""
-    advice = "give another with --runtime-dir" if isinstance(error, PermissionError) else ""
-    return RundirError(verb, name, posix.strerror(error.errno or 0), advice)
+    return RundirError(verb, name, cause(error), "mend it, or give another with --runtime-dir")

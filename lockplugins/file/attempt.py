@@ -9,9 +9,9 @@ the launch path (README, D2).
 import _stat
 import posix
 
-from lockplugins.contract import Lease, Mode, ResourceError
+from lockplugins.contract import Lease, Mode, ResourceError, cause
 from lockplugins.file import names
-from lockplugins.file.locks import LEASE_BYTE, READ, LockFile, open_quietly, reason
+from lockplugins.file.locks import LEASE_BYTE, READ, LockFile, open_quietly
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -179,8 +179,10 @@ def _create(resource: "Resource", directory: str, name: str) -> tuple[int, str]:
             makedirs(directory, 0o700, exist_ok=True)
             fd = open_quietly(path, access)
     except OSError as error:
-        raise ResourceError("open", names.called(resource), reason(error, path)) from error
+        name, advice = f"lock file of {names.called(resource)}", "is that directory mounted?"
+        raise ResourceError("open", name, cause(error, path), advice) from error
     if not _stat.S_ISREG(posix.fstat(fd).st_mode):
         posix.close(fd)
-        raise ResourceError("lease", names.called(resource), f"{path} is not a regular file")
+        why = f"{path} is not a regular file"
+        raise ResourceError("lease", names.called(resource), why, "remove what is there")
     return fd, path

@@ -8,9 +8,8 @@ from __future__ import annotations
 import os
 import stat
 
-from lockplugins.contract import LockError, Mode
+from lockplugins.contract import LockError, Mode, cause
 from lockplugins.file import exclusion, names, reach
-from lockplugins.file.locks import reason
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -67,7 +66,7 @@ def of_directory(path: str) -> Iterator[Finding]:
     try:
         fd = os.open(at, os.O_PATH | os.O_CLOEXEC)
     except OSError as error:
-        yield reach.NAME, False, reason(error, place), "give us a directory that we may enter"
+        yield reach.NAME, False, cause(error, place), "give us a directory that we may enter"
         return
     try:
         yield _of(reach.NAME, place, reach.of_file(fd))

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import os
 
-from lockplugins.contract import Holder, LeaseUnknownError, Mode, ResourceError
+from lockplugins.contract import Holder, LeaseUnknownError, Mode, ResourceError, cause
 from lockplugins.file import names
-from lockplugins.file.locks import LEASE_BYTE, WRITE, LockFile, reason
+from lockplugins.file.locks import LEASE_BYTE, WRITE, LockFile
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def of_resource(resource: Resource, config: Mapping[str, str]) -> list[Holder]:
             except FileNotFoundError:
                 continue
             except OSError as error:
-                raise _cannot_tell(resource, reason(error, path)) from error
+                raise _cannot_tell(resource, cause(error, path)) from error
             located.found.append(names.Found(fd, path))
         holders: dict[tuple[int | None, str], Holder] = {}
         for found in located.found:
@@ -79,7 +79,7 @@ def _of_found(resource: Resource, found: names.Found) -> list[Holder]:
 
 
 def _cannot_tell(resource: Resource, why: str) -> LeaseUnknownError:
-    return LeaseUnknownError("tell who holds", names.called(resource), why)
+    return LeaseUnknownError("tell who holds", names.called(resource), why, "ask as root")
 
 
 def _unseen(mode: str) -> Holder:

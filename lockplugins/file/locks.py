@@ -12,7 +12,7 @@ import fcntl
 import posix
 from _struct import pack, unpack
 
-from lockplugins.contract import LeaseUnknownError, Mode, ResourceError
+from lockplugins.contract import LeaseUnknownError, Mode, ResourceError, cause
 
 LEASE_BYTE = 0
 SHARERS_BYTE = 2
@@ -28,13 +28,6 @@ _BYTES = {
 _SEEK_SET = 0
 _FLOCK = "hhqqi4x"  # struct flock of fcntl_locking(2)
 _HELD_ELSEWHERE = (errno.EAGAIN, errno.EACCES)
-
-
-def reason(error: OSError, path: str | None = None) -> str:
-    """Return the kernel's word on `path`, with the errno's name."""
-    name = errno.errorcode.get(error.errno or 0, str(error.errno))
-    words = f"{posix.strerror(error.errno or 0)} ({name})"
-    return f"{path}: {words}" if path else words
 
 
 def open_quietly(path: str, access: int) -> int:
@@ -71,7 +64,7 @@ class LockFile:
             return open_quietly(f"/proc/self/fd/{self.fd}", access)
         except OSError as error:
             advice = "an exclusive lease needs write access" if access == posix.O_RDWR else ""
-            raise ResourceError("open", self.name, reason(error), advice) from error
+            raise ResourceError("open", self.name, cause(error), advice) from error
 
     def replace(self, fd: int, access: int) -> None:
         """Go on with another description; closes the old one, which ends its locks."""
@@ -130,7 +123,7 @@ class LockFile:
             if error.errno in _HELD_ELSEWHERE:
                 return None
             advice = "no lease without locks that work; see doctor"
-            raise LeaseUnknownError("lock", self.name, reason(error), advice) from error
+            raise LeaseUnknownError("lock", self.name, cause(error), advice) from error
 
 
 class Refusal:

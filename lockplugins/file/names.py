@@ -10,9 +10,15 @@ path (README, D2).
 import _stat
 import posix
 import sys
+from errno import ENOENT
 
-from lockplugins.contract import LeaseUnknownError, ResourceError, ResourceType, UnsupportedError
-from lockplugins.file.locks import reason
+from lockplugins.contract import (
+    LeaseUnknownError,
+    ResourceError,
+    ResourceType,
+    UnsupportedError,
+    cause,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -67,7 +73,7 @@ class Located:
 def called(resource: "Resource") -> str:
     """Return what errors call the resource."""
     if resource.type == ResourceType.LEASE:
-        return f"lease {resource.lockspace}:{resource.key}"
+        return f"resource {resource.lockspace}:{resource.key}"
     return f"{resource.type} {resource.path}"
 
 
@@ -134,11 +140,16 @@ def _locate_lease(resource: "Resource", located: Located) -> None:
         if word in {"", ".", ".."} or "/" in word:
             advice = "LOCKSPACE is a directory under PATH, KEY a file in it"
             raise ResourceError("lease", name, f"'{word}' is not a file's name", advice)
+    if not resource.path:
+        advice = f"say --lease {lockspace}:{key}:PATH, and there is PATH/{lockspace}/{key}"
+        raise UnsupportedError(
+            "lease", name, "plugin file leases files, and no PATH is given", advice
+        )
     located.lockspace = f"{_usable(resource, resource.path)}/{lockspace}"
     located.lease = key
     found = _find(resource, _usable(resource, f"{located.lockspace}/{key}"), located)
     if not _stat.S_ISREG(found.stat.st_mode):
-        raise ResourceError("lease", name, f"{found.path} is a device, not a regular file")
+        raise ResourceError("lease", name, f"{found.path} is a device", "name a regular file")
 
 
 def _usable(resource: "Resource", path: str) -> str:
@@ -148,7 +159,8 @@ def _usable(resource: "Resource", path: str) -> str:
     except UnicodeEncodeError:
         usable = False
     if not usable:
-        raise ResourceError("lease", called(resource), f"'{path}' is not an absolute path")
+        why, advice = f"'{path}' is not an absolute path", "give one that begins with /"
+        raise ResourceError("lease", called(resource), why, advice)
     return path
 
 
@@ -158,7 +170,8 @@ def _find(resource: "Resource", path: str, located: Located) -> Found:
         found = Found(posix.open(path, posix.O_PATH | posix.O_CLOEXEC), path)
     except OSError as error:
         where = None if path == resource.path else path
-        raise ResourceError("open", called(resource), reason(error, where)) from error
+        advice = "is its name right, its filesystem mounted?" if error.errno == ENOENT else ""
+        raise ResourceError("open", called(resource), cause(error, where), advice) from error
     located.found.append(found)
     mode = found.stat.st_mode
     if not (_stat.S_ISREG(mode) or _stat.S_ISBLK(mode)):
@@ -174,7 +187,7 @@ def _find_kernel_node(resource: "Resource", device: int, located: Located) -> Fo
     try:
         node = _find(resource, "/dev/" + _device_name(numbers), located)
     except OSError as error:
-        trouble = reason(error, f"sysfs, device {numbers}")
+        trouble = cause(error, f"sysfs, device {numbers}")
     except ResourceError as error:
         trouble = error.reason
     else:

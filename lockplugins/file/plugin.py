@@ -63,7 +63,8 @@ class FilePlugin(Plugin):
         for key, directory in config.items():
             if not directory.startswith("/"):
                 where = f"{key} of plugin file"
-                raise ConfigError("use", where, f"'{directory}' is not an absolute path")
+                why = f"'{directory}' is not an absolute path"
+                raise ConfigError("use", where, why, "give one that begins with /")
         self._held: Held = {}
         self._leases: dict[Lease, list[LockFile]] = {}
 
@@ -98,7 +99,8 @@ class FilePlugin(Plugin):
         if refusal is None:
             if tries <= 0:
                 name = ", ".join(names.called(resource) for resource in resources)
-                raise LeaseUnknownError("lease", name, "its files are replaced again and again")
+                why, advice = "its files are replaced again and again", "see who does that"
+                raise LeaseUnknownError("lease", name, why, advice)
             return
         from lockplugins.file import holders
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 
-from lockplugins.contract import LeaseUnknownError, LockError
-from lockplugins.file.locks import reason
+from lockplugins.contract import LeaseUnknownError, LockError, cause
 
 TIMEOUT_S = 30.0
 
@@ -51,7 +50,8 @@ def named_by_scsi_id(output: str) -> str:
 def _first_line(text: str) -> str:
     line = text.partition("\n")[0]
     if "/" in line or "\0" in line or line in {".", ".."}:
-        raise LeaseUnknownError("use", f"device identity {line}", "it is not a file's name")
+        why = "it is not a file's name"
+        raise LeaseUnknownError("use", f"device identity {line}", why, "see lvs and scsi_id")
     return line
 
 
@@ -74,7 +74,7 @@ def _ask(argv: tuple[str, ...], advice: str) -> str:
         why = f"no answer within {TIMEOUT_S:g} s"
         raise LeaseUnknownError("run", name, why, "no lease acquired") from error
     except OSError as error:
-        raise LockError("run", name, reason(error), advice) from error
+        raise LockError("run", name, cause(error), advice) from error
     if done.returncode < 0:
         raise LeaseUnknownError("run", name, f"ended by signal {-done.returncode}", advice)
     return "" if done.returncode else os.fsdecode(done.stdout)

@@ -9,17 +9,17 @@ import os
 import select
 import signal
 
-from lockplugins.contract import LockError
+from lockplugins.contract import LockError, cause
 from supervisor.cli.render import as_bytes
 
-_PATIENCE_S = 1.0
+_PATIENCE_MS = 1000
 
 
 class ExecError(LockError):
     """COMMAND (or the guard) could not be executed; the exit code says how."""
 
     def __init__(self, command: str, error: OSError, exit_code: int) -> None:
-        super().__init__("execute", command, os.strerror(error.errno or 0))
+        super().__init__("execute", command, cause(error), "nothing was started")
         self.exit_code = exit_code
 
 
@@ -44,9 +44,11 @@ def tell(ready_fd: int | None, line: str) -> None:
     """Write a line to the launcher's --ready-fd, if it listens."""
     if ready_fd is not None:
         try:
-            if select.select([], [ready_fd], [], _PATIENCE_S)[1]:
+            poll = select.poll()
+            poll.register(ready_fd, select.POLLOUT)
+            if poll.poll(_PATIENCE_MS):
                 os.write(ready_fd, as_bytes(f"{line}\n"))
-        except (OSError, ValueError, OverflowError):  # the exit code has to say it
+        except (OSError, OverflowError):  # the exit code has to say it
             pass
 
 

@@ -11,7 +11,7 @@ import os
 import stat
 import time
 
-from lockplugins.contract import LockError, shown
+from lockplugins.contract import LockError, cause, shown
 from supervisor.cli.render import as_bytes
 
 _SYSTEM = "/var/log/lock-supervisor"
@@ -39,7 +39,7 @@ def open_log(given: str | None, name: str, uuid: str) -> tuple[str, int]:
         os.set_blocking(fd, True)
         _write(fd, as_bytes(f"{now} lock-supervisor: starting guest {shown(name)} ({uuid})\n"))
     except OSError as error:
-        reason = _REASONS.get(error.errno or 0) or os.strerror(error.errno or 0)
+        reason = _REASONS.get(error.errno or 0) or cause(error)
         raise LockError("write", f"log {path}", reason, "name another with --log") from error
     return path, fd
 

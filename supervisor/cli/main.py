@@ -14,16 +14,15 @@ import sys
 
 import click
 
-from lockplugins.contract import LockError, shown
+from lockplugins.contract import LockError, cause, shown
 from supervisor import __version__, exitcodes
-from supervisor.cli.render import as_bytes
+from supervisor.cli.render import NAME, as_bytes, usage
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import NoReturn
 
-NAME = "lock-supervisor"
 
 _COMPLETE = "_LOCK_SUPERVISOR_COMPLETE"
 _PROMPT_WAITS_S = 3
@@ -81,13 +80,13 @@ def execute(args: Sequence[str], asked_by_shell: str | None = None) -> int:
     except LockError as error:
         return _fail(error.exit_code, str(error))
     except click.ClickException as error:
-        return _fail(exitcodes.USAGE, _usage(error))
+        return _fail(exitcodes.USAGE, usage(error))
     except (KeyboardInterrupt, BrokenPipeError) as error:
         return exitcodes.SIGNAL_BASE + (
             signal.SIGINT if isinstance(error, KeyboardInterrupt) else signal.SIGPIPE
         )
     except OSError as error:
-        return _fail(exitcodes.FAILED, f"cannot go on: {shown(str(error))}")
+        return _fail(exitcodes.FAILED, f"cannot go on: {shown(cause(error, error.filename))}")
     except Exception as error:  # noqa: BLE001  # the top: nothing that we hold is left behind
         return _fail(exitcodes.OUR_FAULT, _fault(error))
 
@@ -106,14 +105,6 @@ def _complete(instruction: str, args: Sequence[str]) -> int:
 
     completion.answer(commands, instruction, args)
     return exitcodes.OK
-
-
-def _usage(error: click.ClickException) -> str:
-    """Say in one line of our shape what click found wrong with the arguments."""
-    message = " ".join(error.format_message().split()).rstrip(".")
-    context = getattr(error, "ctx", None)
-    command = context.command_path if context is not None else NAME
-    return f"cannot understand the command line: {shown(message)}; see {command} --help"
 
 
 def _fault(error: Exception) -> str:

@@ -7,16 +7,19 @@ must not know where the values come from.
 from __future__ import annotations
 
 import json
-import os
 import sys
 
-from lockplugins.contract import LockError, shown
+from lockplugins.contract import LockError, cause, shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    import click
+
     from supervisor.doctor.asking import Check
+
+NAME = "lock-supervisor"
 
 _GAP = "  "
 _NOTHING = "-"
@@ -27,14 +30,16 @@ _LEASE_COLUMNS = ("resource", "type", "mode", "state", "lockspace", "lease", "ge
 def put(text: str) -> None:
     """Print one line at once; names that are not UTF-8 come out as the bytes that they are."""
     if sys.stdout is None:  # closed by whoever started us
-        raise LockError("print", "the answer", "standard output is closed")
+        raise LockError(
+            "print", "the answer", "standard output is closed", "open it, if only on /dev/null"
+        )
     try:
         sys.stdout.buffer.write(as_bytes(text) + b"\n")
         sys.stdout.flush()
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise LockError("print", "the answer", os.strerror(error.errno or 0)) from error
+        raise LockError("print", "the answer", cause(error)) from error
 
 
 def as_bytes(text: str) -> bytes:
@@ -43,6 +48,14 @@ def as_bytes(text: str) -> bytes:
         return text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:  # a surrogate that stands for no byte
         return text.encode("utf-8", "backslashreplace")
+
+
+def usage(error: click.ClickException) -> str:
+    """Say in one line of our shape what click found wrong with the arguments."""
+    message = " ".join(error.format_message().split()).rstrip(".")
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else NAME
+    return f"cannot understand the command line: {shown(message)}; see {command} --help"
 
 
 def put_json(value: object) -> None:

@@ -11,9 +11,10 @@ import os
 
 import click
 
-from lockplugins.contract import ConfigError, LockError, shown
+from lockplugins.contract import ConfigError, LockError
 from supervisor import exitcodes
 from supervisor.cli import launcher
+from supervisor.cli.render import usage
 from supervisor.cli.run_options import ENDS_AT_COMMAND, describes_a_guest
 from supervisor.cli.specify import build
 from supervisor.discovery import disks
@@ -33,10 +34,9 @@ class RunCommand(click.Command):
         try:
             return super().parse_args(ctx, args)
         except click.UsageError as error:
-            message = " ".join(error.format_message().split())
             fd = ctx.params.get("ready_fd")  # eager: read before what is wrong
             if isinstance(fd, int):
-                launcher.tell_error(fd, exitcodes.USAGE, f"cannot run: {shown(message)}")
+                launcher.tell_error(fd, exitcodes.USAGE, usage(error))
             raise
 
 
@@ -86,9 +86,8 @@ def _become_command(given: Given) -> NoReturn:
 def _close(fd: int) -> None:
     try:
         os.close(fd)
-    except OSError as error:
-        reason = os.strerror(error.errno or 0)
-        raise ConfigError("use", f"descriptor {fd}", reason) from error
+    except (OSError, OverflowError) as error:
+        raise ConfigError("use", f"descriptor {fd}", "it is not open", "pass it on") from error
 
 
 def _become(argv: list[str]) -> NoReturn:

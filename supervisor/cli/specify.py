@@ -224,5 +224,6 @@ def _prctl() -> str:
     """Return the directory that the guard imports prctl from."""
     found = importlib.util.find_spec("prctl")
     if found is None or found.origin is None:
-        raise LockError("start", "the guard", "the Python module prctl is not installed")
+        reason, advice = "the Python module prctl is not installed", "install python3-prctl"
+        raise LockError("start", "the guard", reason, advice)
     return os.path.dirname(found.origin)

@@ -51,11 +51,12 @@ def parse_disk_option(text: str, cwd: str) -> Disk:
         path, options[kind] = rest, word
     mode = Mode.EXCLUSIVE if options.get("mode", Mode.EXCLUSIVE) == Mode.EXCLUSIVE else Mode.SHARED
     if not path:
-        raise DiscoveryError("read", argument, "the path is empty")
+        raise DiscoveryError("read", argument, "the path is empty", "begin with the path")
     if options.get("id") == "id=":
-        raise DiscoveryError("read", argument, "the identity after id= is empty")
+        raise DiscoveryError("read", argument, "the identity after id= is empty", "give one")
     if "copied" in options and mode == Mode.SHARED:
-        raise DiscoveryError("read", argument, f"a copied disk cannot be {options['mode']}")
+        reason = f"a copied disk cannot be {options['mode']}"
+        raise DiscoveryError("read", argument, reason, "leave out one of the two")
     disk = Disk(os.path.join(cwd, path), mode, argument)
     disk.identity = options["id"].removeprefix("id=") if "id" in options else None
     disk.copied = "copied" in options

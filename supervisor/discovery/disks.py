@@ -208,7 +208,7 @@ class _Machine:
         if several:
             paths = {_opened(fd, name) for fd in self._descriptors.get(several.group(1), ())}
             if len(paths) != 1:
-                raise refusal(name, f"its descriptors stand for {len(paths)} files")
+                raise refusal(name, f"-add-fd gives that set {len(paths)} files, not one")
             return paths.pop()
         return _opened(int(one.group(1)), name) if one else os.path.join(self._cwd, name)
 
@@ -217,11 +217,14 @@ def _opened(fd: int, name: str) -> str:
     """Return the path of what we inherited as `fd`, which QEMU will inherit too."""
     try:
         path = os.readlink(f"/proc/self/fd/{fd}")
+    except OSError as error:
+        raise refusal(name, f"descriptor {fd} is not open", "pass it on") from error
+    try:
         if os.path.samestat(os.stat(path), os.fstat(fd)):
             return path
-    except OSError as error:
-        raise refusal(name, f"descriptor {fd} has no file name ({error.strerror})") from error
-    raise refusal(name, f"descriptor {fd} has no file name ({path})")
+    except OSError:
+        pass  # no file has that name
+    raise refusal(name, f"descriptor {fd} is {path}, which no file is called")
 
 
 _READERS = {

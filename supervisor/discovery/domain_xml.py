@@ -9,7 +9,7 @@ import os
 import re
 import stat
 
-from lockplugins.contract import Mode, Resource, ResourceType
+from lockplugins.contract import Mode, Resource, ResourceType, cause
 from supervisor.discovery.disk import strongest
 from supervisor.discovery.domain_disks import found_disks
 from supervisor.discovery.errors import DiscoveryError
@@ -56,7 +56,7 @@ def read(path: str) -> str:
                 raise _wrong(f"longer than {LONGEST >> 20} MiB", name=path)
             return file.read(LONGEST).decode()
     except OSError as error:
-        raise _wrong(os.strerror(error.errno or 0), name=path) from error
+        raise _wrong(cause(error), name=path) from error
     except UnicodeDecodeError as error:
         raise _wrong(f"not UTF-8 ({error.reason} at byte {error.start})", name=path) from error
 

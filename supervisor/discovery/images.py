@@ -12,6 +12,7 @@ import re
 import stat
 import struct
 
+from lockplugins.contract import cause
 from supervisor.discovery.errors import refusal
 
 LONGEST_NAME = 1023  # QEMU's limit for a backing file name
@@ -78,7 +79,7 @@ class _Image:
         try:
             return os.pread(self._fd, size, self._base + offset)
         except (OSError, OverflowError) as error:
-            raise refusal(self._path, f"cannot read its header ({error})") from error
+            raise refusal(self._path, f"its header cannot be read: {error}") from error
 
     def fields(self, layout: str, offset: int = 0) -> tuple[int, ...]:
         """Return numbers of the header, zeros where the image is shorter."""
@@ -127,7 +128,7 @@ def _open(path: str) -> int | None:
     except OSError as error:
         if error.errno in _UNREADABLE:
             return None
-        raise refusal(path, f"cannot read its header ({error})") from error
+        raise refusal(path, f"it cannot be opened: {cause(error)}") from error
 
 
 def _probe(image: _Image) -> str:

@@ -11,7 +11,7 @@ import errno
 import posix
 from _struct import pack, unpack_from
 
-from lockplugins.contract import LockError
+from lockplugins.contract import LockError, cause
 from supervisor.guard.descriptors import raise_limit
 
 TYPE_CHECKING = False
@@ -59,8 +59,7 @@ class Carrier:
                 raise_limit()  # what is in flight counts against the soft limit
                 self._send(token, fd)
         except OSError as error:
-            reason = f"sendmsg: {posix.strerror(error.errno or 0)}"
-            raise LockError("carry", f"lease {name}", reason, "raise RLIMIT_NOFILE") from error
+            raise LockError("carry", f"lease {name}", cause(error), "see ulimit -n") from error
         self._next_token += 1
         self._tokens[name] = token
 

@@ -13,7 +13,7 @@ import select
 import sys
 from _struct import calcsize, unpack_from
 
-from lockplugins.contract import LockError
+from lockplugins.contract import LockError, cause
 from supervisor import exitcodes
 from supervisor.guard.child import Child
 from supervisor.guard.descriptors import Shelf, lower_limit
@@ -164,10 +164,11 @@ def _fork_into_namespace(launch: Launch, guest_name: str) -> Child:
     own_namespace = posix.open("/proc/self/ns/pid", posix.O_RDONLY | posix.O_CLOEXEC)
     unshare, setns = namespace_calls()
     try:
+        setns(own_namespace, _CLONE_NEWPID)  # changes nothing, but says whether it lets us back
         unshare(_CLONE_NEWPID)
     except OSError as error:
-        reason = f"unshare(CLONE_NEWPID): {posix.strerror(error.errno or 0)}"
-        raise LockError("contain", f"guest {guest_name}", reason, "allow it") from error
+        reason = f"the host or container allows no PID namespace: {cause(error)}"
+        raise LockError("contain", f"guest {guest_name}", reason, "run it outside") from error
     pid = posix.fork()
     if pid == 0:
         _be_init(launch, inits)
@@ -233,6 +234,6 @@ def namespace_calls() -> "tuple[Callable[[int], None], Callable[[int, int], None
 
     def call(name: str, *arguments: int) -> None:
         if getattr(libc, name)(*arguments) != 0:
-            raise OSError(ctypes.get_errno(), name)
+            raise OSError(number := ctypes.get_errno(), posix.strerror(number))
 
     return (lambda flags: call("unshare", flags)), (lambda fd, flags: call("setns", fd, flags))

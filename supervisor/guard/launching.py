@@ -88,7 +88,8 @@ class Launching:
     def _waited(self) -> None:
         """Time is up for --wait: say who still holds what, while the job stays blocked."""
         supervisor, spec = self._supervisor, self._supervisor.spec
-        late = LeaseHeldError("start", f"guest {spec.name}", f"not free after {spec.wait_s:g} s")
+        why = f"its leases are not free after {spec.wait_s:g} s"
+        late = LeaseHeldError("start", f"guest {spec.name}", why, "see who DISK")
 
         def inquired(found: "Obstacle | None", _failure: BaseException | None) -> None:
             if found is not None:

@@ -5,7 +5,7 @@ import posix
 import sys
 
 from lockplugins import registry
-from lockplugins.contract import LockError
+from lockplugins.contract import LockError, cause
 from supervisor import exitcodes, spec
 from supervisor.guard import announce
 from supervisor.guard.signals import Signals
@@ -44,8 +44,8 @@ def _supervise(words: list[str]) -> int:
         del sys.path[1 : 1 + len(guest.import_dirs)]
         sys.path += guest.import_dirs
     except (LockError, OSError) as error:
-        code = getattr(error, "exit_code", exitcodes.FAILED)
-        text = str(error) if isinstance(error, LockError) else f"cannot start the guest: {error}"
-        announce.refusal(guest.ready_fd if guest else None, code, text)
-        return code
+        if isinstance(error, OSError):
+            error = LockError("start", "the guest", cause(error, error.filename), "see ulimit -a")
+        announce.refusal(guest.ready_fd if guest else None, error.exit_code, str(error))
+        return error.exit_code
     return Supervisor(guest, prepared, launcher_signals).run()

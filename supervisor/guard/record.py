@@ -10,7 +10,7 @@ import _thread
 import posix
 import time
 
-from lockplugins.contract import LockError
+from lockplugins.contract import LockError, cause
 from supervisor import rundir
 
 TYPE_CHECKING = False
@@ -92,8 +92,8 @@ class Record:
             posix.chmod(path, 0o600)
             listener.listen(_BACKLOG)
         except OSError as error:
-            reason = posix.strerror(error.errno or 0)
-            raise LockError("listen on", f"{self._dir.path}/{rundir.CONTROL}", reason) from error
+            path = f"{self._dir.path}/{rundir.CONTROL}"
+            raise LockError("listen on", path, cause(error), "see --runtime-dir") from error
         self.control_fd = listener.detach()
 
     def take_pidfile(self, argv: list[str]) -> list[str]:
@@ -109,8 +109,7 @@ class Record:
             with open(path, "w", encoding="ascii", opener=_private) as file:
                 file.write(f"{pid}\n")
         except OSError as error:
-            reason = posix.strerror(error.errno or 0)
-            raise LockError("write", f"pid file {path}", reason) from error
+            raise LockError("write", f"pid file {path}", cause(error), "see -pidfile") from error
 
     def withdraw(self) -> None:
         """Remove what was published, for good: who publishes after this waits for our end."""

@@ -77,7 +77,7 @@ class Supervisor:
                 lambda number, tty: self.loop.post(lambda: self._heard(number, from_terminal=tty))
             )
         except RuntimeError as error:
-            self.fail(LockError("start", f"guest {self.spec.name}", f"{error}"))
+            self.fail(LockError("start", f"guest {self.spec.name}", f"{error} (RLIMIT_NPROC?)"))
         self.loop.run()
         return self._conclude()
 
@@ -103,7 +103,7 @@ class Supervisor:
         if isinstance(error, LockError):
             self.end_with(error.exit_code, str(error), Event.FAILED)
         else:
-            text = f"cannot supervise guest {self.spec.name}: our own fault: {error!r}"
+            text = f"cannot supervise guest {self.spec.name}: our own fault: {error!r}; it is ended"
             self.end_with(exitcodes.OUR_FAULT, text, Event.FAILED)
 
     def _heard(self, number: int, *, from_terminal: bool) -> None:

@@ -79,7 +79,9 @@ def test_an_answer_that_cannot_be_written_is_an_error(command: Command) -> None:
             timeout=10,
         )
     assert result.returncode == 111
-    assert result.stderr == (b"lock-supervisor: cannot print the answer: No space left on device\n")
+    assert result.stderr == (
+        b"lock-supervisor: cannot print the answer: No space left on device (ENOSPC)\n"
+    )
 
 
 @pytest.mark.parametrize("dashes", [["--"], []])

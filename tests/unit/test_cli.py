@@ -153,7 +153,7 @@ def test_names_that_are_not_utf8_are_shown_as_the_bytes_they_are(capsysbinary: C
     ("options", "start"),
     [
         (["--plugin", "nonsense", "--no-discover"], b"ERROR 2 cannot use plugin nonsense: "),
-        (["--containment", "nonsense"], b"ERROR 2 cannot run: "),
+        (["--containment", "nonsense"], b"ERROR 2 cannot understand the command line: "),
         ([], b"ERROR 2 cannot find the disks of x: "),
     ],
 )

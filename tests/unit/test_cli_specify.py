@@ -197,7 +197,7 @@ def test_an_unknown_plugin_names_what_is_allowed() -> None:
         with pytest.raises(ConfigError, match=r"plugin .*allowed: file nop") as caught:
             specify.build(given(QEMU, plugin=wrong))
         assert caught.value.exit_code == 2
-    with pytest.raises(ConfigError, match="named twice"):
+    with pytest.raises(ConfigError, match="names one twice"):
         specify.build(given(QEMU, plugin="file+file"))
 
 

@@ -232,12 +232,14 @@ def test_descriptors_stand_for_the_files_behind_them(tmp_path: Path) -> None:
         assert modes(tmp_path, "-cdrom", f"/proc/self/fd/{fd}") == {"top": S, "base": S}
         add = ["-add-fd", f"fd={fd},set=3", "-add-fd", f"fd={fd},set=3,opaque=x"]
         assert modes(tmp_path, "-hda", "/dev/fdset/3", *add) == {"top": X, "base": S}
-        with pytest.raises(DiscoveryError, match="stand for 2 files"):
+        with pytest.raises(DiscoveryError, match="gives that set 2 files"):
             modes(tmp_path, "-hda", "/dev/fdset/3", *add, "-add-fd", f"fd={other},set=3")
-        with pytest.raises(DiscoveryError, match=f"descriptor {pipe} has no file name"):
+        with pytest.raises(
+            DiscoveryError, match=rf"descriptor {pipe} is pipe:.*, which no file is called"
+        ):
             modes(tmp_path, "-hda", f"/dev/fd/{pipe}")
         os.rename(tmp_path / "other", tmp_path / "top")
-        with pytest.raises(DiscoveryError, match=r"has no file name"):
+        with pytest.raises(DiscoveryError, match=r"which no file is called"):
             modes(tmp_path, "-hda", f"/dev/fd/{fd}")
     finally:
         for opened in (fd, other, pipe, end):

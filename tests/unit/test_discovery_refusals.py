@@ -73,8 +73,8 @@ if TYPE_CHECKING:
             "-drive driver=qcow2",
             "its header lies inside another format",
         ),
-        ("-drive file=/dev/fdset/7", "/dev/fdset/7", "stand for 0 files"),
-        ("-drive file=/dev/fd/1022", "/dev/fd/1022", "descriptor 1022 has no file name"),
+        ("-drive file=/dev/fdset/7", "/dev/fdset/7", "gives that set 0 files"),
+        ("-drive file=/dev/fd/1022", "/dev/fd/1022", "descriptor 1022 is not open"),
     ],
 )
 def test_what_is_not_understood_is_refused(line: str, argument: str, reason: str) -> None:

@@ -65,7 +65,9 @@ def test_a_missing_disk_is_known_before_any_lock_is_taken(
 ) -> None:
     with (
         Locker(disks[0]),  # would be the error if locks came first
-        pytest.raises(ResourceError, match=r"cannot open disk /no/such: .* \(ENOENT\)$"),
+        pytest.raises(
+            ResourceError, match=r"cannot open disk /no/such: .* \(ENOENT\); is its name right"
+        ),
     ):
         plugin.acquire(exclusive(disks[0], "/no/such"), None)
 

@@ -189,7 +189,7 @@ def test_an_explicit_lease_is_byte_0_of_the_existing_file(
     plugin: FilePlugin, tmp_path: Path
 ) -> None:
     (tmp_path / "prod").mkdir()
-    with pytest.raises(ResourceError, match=r"lease prod:web1: .*/prod/web1: .*ENOENT"):
+    with pytest.raises(ResourceError, match=r"resource prod:web1: .*/prod/web1: .*ENOENT"):
         plugin.acquire([explicit(tmp_path)], None)
     lease_file = tmp_path / "prod" / "web1"
     assert not lease_file.exists()
@@ -197,7 +197,7 @@ def test_an_explicit_lease_is_byte_0_of_the_existing_file(
     (lease,) = plugin.acquire([explicit(tmp_path)], None)
     assert (lease.lockspace, lease.lease) == (f"{tmp_path}/prod", "web1")
     assert not is_free(lease_file, READ)
-    with pytest.raises(LeaseHeldError, match="exclusive lease for lease prod:web1: held by"):
+    with pytest.raises(LeaseHeldError, match="exclusive lease for resource prod:web1: held by"):
         FilePlugin({}, CopyingCarrier()).acquire([explicit(tmp_path)], None)
     assert len(plugin.inquire(explicit(tmp_path))) == 1
     plugin.release(lease)
@@ -218,7 +218,7 @@ def test_an_explicit_lease_elsewhere_than_at_byte_0_is_unsupported(
 ) -> None:
     with pytest.raises(UnsupportedError, match="offset 512"):
         plugin.acquire([explicit(tmp_path, offset=512)], None)
-    with pytest.raises(ResourceError, match="not an absolute path"):
+    with pytest.raises(UnsupportedError, match="no PATH is given"):
         plugin.acquire(
             [Resource("", resource_type=ResourceType.LEASE, lockspace="a", key="b")], None
         )

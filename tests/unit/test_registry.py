@@ -47,7 +47,7 @@ def test_a_class_that_is_not_there_or_no_plugin_is_a_usage_error(where: str) -> 
 
 
 def test_a_plugin_named_twice_is_a_usage_error() -> None:
-    with pytest.raises(ConfigError, match="named twice"):
+    with pytest.raises(ConfigError, match="names one twice"):
         registry.load("file+one+file", {}, CARRIER, CLASSES)
 
 
