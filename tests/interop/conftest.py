@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.interop.sides import Sides
+from tests.support.emulator import Emulated
 from tests.support.spelling import Names
 
 if TYPE_CHECKING:
@@ -65,3 +66,16 @@ def own_sides(libvirt: Hosts, command: Command, tmp_path: Path, mode: str) -> Si
     """Both sides, configured alike, on a host that the test may hurt."""
     lockspace = tmp_path / "lockd" if mode == "indirect" else None
     return Sides(libvirt.start(file_lockspace_dir=lockspace), command, tmp_path, lockspace)
+
+
+@pytest.fixture(scope="session")
+def unlocked_host(libvirt_hosts: Hosts) -> Host:
+    return libvirt_hosts.start(lock_manager=None)
+
+
+@pytest.fixture
+def emulated(unlocked_host: Host, tmp_path: Path) -> Iterator[Emulated]:
+    """Give a test a host without libvirt's own lock manager, whose domains may be ours."""
+    yield (made := Emulated(unlocked_host, tmp_path))
+    made.command.reap()
+    unlocked_host.clear()

@@ -39,13 +39,13 @@ host_uuid = "{uuid}"
 auth_unix_rw = "none"
 unix_sock_group = "root"
 """
-# No cgroups and no namespaces for QEMU: they are the host's, and would outlive a killed one.
+# No cgroups for QEMU: they are the host's, and would outlive a killed one.
 _QEMU_CONF = """\
 user = "{user}"
 group = "{group}"
 security_driver = "none"
 stdio_handler = "file"
-namespaces = []
+namespaces = {namespaces}
 cgroup_controllers = []
 """
 
@@ -54,8 +54,9 @@ class Host:
     """One host; a context that leaves no process, mount or socket behind.
 
     `lock_manager` is "lockd" or None (unset). `file_lockspace_dir` None is
-    libvirt's direct mode. `user` and `group` are QEMU's. `qemu_conf` are more
-    lines of qemu.conf. The pids are those of its daemons, 0 for none.
+    libvirt's direct mode. `user` and `group` are QEMU's; `namespaces` ("mount") are
+    what QEMU gets of its own. `qemu_conf` are more lines of qemu.conf. The pids are
+    those of its daemons, 0 for none.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class Host:
         auto_disk_leases: bool = True,
         user: str = "root",
         group: str = "root",
+        namespaces: Sequence[str] = (),
         qemu_conf: Sequence[str] = (),
     ) -> None:
         self.directory = directory
@@ -80,7 +82,7 @@ class Host:
         self._write("etc/libvirtd.conf", _LIBVIRTD_CONF.format(uuid=uuid.uuid4()))
         self._write(
             "etc/qemu.conf",
-            _QEMU_CONF.format(user=user, group=group),
+            _QEMU_CONF.format(user=user, group=group, namespaces=json.dumps([*namespaces])),
             *(manager if lock_manager is not None else []),
             *qemu_conf,
         )
