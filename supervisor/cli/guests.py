@@ -1,4 +1,4 @@
-"""What do the commands about guests do: child, list, status, stop, kill, wait?
+"""What do the commands that ask about guests do: child, list, status?
 
 Clients of the control pipe that ask what the arguments say. It must not know
 how a guest is found, how its end is proven, or how an answer looks.
@@ -14,21 +14,18 @@ import click
 from lockplugins.contract import LeaseState, LockError
 from supervisor import client, config, finding, rundir
 from supervisor.cli import candidates, render
-from supervisor.cli.options import located, seconds
+from supervisor.cli.options import located
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from supervisor.client import Client
-    from supervisor.ending import Witnesses
     from supervisor.finding import Guest
 
     Status = dict[str, object]
 
 _AT_ONCE = 200  # guests asked side by side, well below the usual limit of descriptors
-_LOOK_AGAIN_S = 0.5
-_STOP_ANSWER_S = 5.0  # more than QEMU is given to hear of the power button
 _STATUS_ONLY = ("deadline_s", "unleased")
 
 
@@ -43,7 +40,7 @@ def child_command(guest: str, config: str | None, runtime_dir: str | None) -> No
     Example: lock-supervisor child web1
     """
     found = find(guest, runtime_dir, config)
-    if _is_acquiring(found):
+    if is_acquiring(found):
         name, reason = f"the child of guest {found.words()}", "its leases are still being acquired"
         raise LockError("tell", name, reason, "it has none before")
     render.put(str(client.get_child(found.path).pid))
@@ -91,65 +88,6 @@ def status_command(
         render.put_status(answer)
 
 
-@click.command("stop")
-@click.argument("guest", shell_complete=candidates.guests)
-@click.option(
-    "--timeout",
-    type=seconds,
-    metavar="S",
-    help="Seconds until SIGKILL; default: run's --stop-timeout.",
-)
-@located
-def stop_command(
-    guest: str, timeout: float | None, config: str | None, runtime_dir: str | None
-) -> None:
-    """Press the power button (SIGTERM without a monitor), then insist.
-
-    Says which, and returns when the guest is gone and its leases are free.
-
-    Example: lock-supervisor stop web1 --timeout 60
-    """
-    from supervisor.ending import GONE_WITHIN_S, Witnesses
-
-    found = find(guest, runtime_dir, config)
-    with Witnesses(found) as witnesses:
-        via, timeout_s = _ask_to_stop(found, witnesses, timeout)
-        render.put(f"stopping {found.words()}: {via}")
-        witnesses.wait(None if timeout_s is None else timeout_s + GONE_WITHIN_S)
-    rundir.remove_dead(found.path)
-
-
-@click.command("kill")
-@click.argument("guest", shell_complete=candidates.guests)
-@located
-def kill_command(guest: str, config: str | None, runtime_dir: str | None) -> None:
-    """Revoke: SIGKILL the supervisor, prove guest and leases gone.
-
-    Example: lock-supervisor kill web1
-    """
-    from supervisor.ending import revoke
-
-    revoke(find(guest, runtime_dir, config))
-
-
-@click.command("wait")
-@click.argument("guest", shell_complete=candidates.guests)
-@located
-def wait_command(guest: str, config: str | None, runtime_dir: str | None) -> None:
-    """Return when GUEST is gone; print its exit status, or unknown.
-
-    Example: lock-supervisor wait web1
-    """
-    from supervisor.ending import Witnesses
-
-    found = find(guest, runtime_dir, config)
-    with Witnesses(found) as witnesses:
-        status = _exit_status(found, witnesses)
-        witnesses.wait(None)
-    rundir.remove_dead(found.path)
-    render.put("unknown" if status is None else str(status))
-
-
 def find(guest: str, runtime_dir: str | None, config_file: str | None) -> Guest:
     """Return the guest that GUEST means, in the runtime directory that the options mean."""
     return finding.resolve(_base(runtime_dir, config_file), guest)
@@ -159,7 +97,7 @@ def _base(runtime_dir: str | None, config_file: str | None) -> str:
     return config.runtime_dir(runtime_dir, config_file)
 
 
-def _is_acquiring(guest: Guest) -> bool:
+def is_acquiring(guest: Guest) -> bool:
     try:
         os.lstat(os.path.join(guest.path, rundir.CONTROL))
     except FileNotFoundError:
@@ -185,7 +123,7 @@ def _ask(guests: Sequence[Guest]) -> list[Status | None]:
 
 
 def _begin(guest: Guest) -> Client | None:
-    if _is_acquiring(guest) or not guest.guarded:
+    if is_acquiring(guest) or not guest.guarded:
         return None
     try:
         connection = client.connect(guest.path)
@@ -216,7 +154,7 @@ def _from_files(guest: Guest) -> Status:
     """Return a guest as `status` shows it, from what its files say alone."""
     record = guest.record
     leases = record.get("leases")
-    if _is_acquiring(guest):
+    if is_acquiring(guest):
         state, guarantee = "acquiring", "not started: its leases are being acquired"
     elif guest.guarded:
         state = "unknown"
@@ -241,44 +179,3 @@ def _from_files(guest: Guest) -> Status:
         "deadline_s": None,
         "unleased": [],
     }
-
-
-def _ask_to_stop(
-    guest: Guest, witnesses: Witnesses, timeout_s: float | None
-) -> tuple[str, float | None]:
-    """Have the guest stopped; returns by what, and how long it is given (None: for ever)."""
-    import signal
-
-    if not guest.guarded:
-        return "its supervisor is dead already", 0.0
-    if _is_acquiring(guest):
-        witnesses.signal_guard(signal.SIGTERM)
-        return "SIGTERM to its supervisor, which was acquiring its leases", 0.0
-    arguments: dict[str, object] = {}
-    if timeout_s is not None:
-        arguments["timeout_s"] = None if timeout_s == float("inf") else timeout_s
-    try:
-        with client.connect(guest.path) as connection:
-            answer = connection.execute("stop-guest", arguments, _STOP_ANSWER_S)
-    except client.NoAnswerError:
-        if not witnesses.guard_is_gone(client.ANSWER_S):
-            raise
-        return "it was ending already", 0.0
-    said = answer if isinstance(answer, dict) else {}
-    bound_s = said.get("timeout_s")
-    return str(said.get("via")), None if bound_s is None else float(bound_s)
-
-
-def _exit_status(guest: Guest, witnesses: Witnesses) -> int | None:
-    """Wait until the guest or its guard is gone; returns the guest's exit status if it was said."""
-    while True:
-        try:
-            with client.connect(guest.path) as connection:
-                while True:
-                    event = connection.next_event(None)
-                    data = event.get("data")
-                    if event["event"] == "GUEST_EXITED" and isinstance(data, dict):
-                        return int(data["status"])
-        except client.NoAnswerError:  # not up yet, or we were the one client too many
-            if witnesses.guard_is_gone(_LOOK_AGAIN_S):
-                return None

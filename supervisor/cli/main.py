@@ -33,9 +33,9 @@ _MODULES = {
     "status": "guests",
     "attach": "disks",
     "detach": "disks",
-    "stop": "guests",
-    "kill": "guests",
-    "wait": "guests",
+    "stop": "ending",
+    "kill": "ending",
+    "wait": "ending",
     "doctor": "doctor",
 }
 

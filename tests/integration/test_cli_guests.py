@@ -192,6 +192,7 @@ def test_stop_presses_qemus_power_button_and_then_insists(
     assert is_free(disk)
     assert is_dead(guard.child_pidfd)
     assert (result.code, "power button" in result.out) == (0, True), result
+    assert "is gone, ended by SIGKILL\n" in result.out
     assert time.monotonic() - start >= 1
     assert guard.wait().code == 128 + signal.SIGKILL
 
@@ -204,6 +205,7 @@ def test_stop_sends_sigterm_where_there_is_no_monitor(
     assert is_free(disk)
     assert is_dead(guard.child_pidfd)
     assert (result.code, "SIGTERM" in result.out) == (0, True), result
+    assert "is gone with exit status 0\n" in result.out
     assert guard.wait().code == 0  # QEMU's own end
     assert os.listdir(guards.runtime_dir) == []
 
