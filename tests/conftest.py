@@ -5,6 +5,7 @@ Fixtures for single subjects live beside their tests, or in `tests/support`.
 
 from __future__ import annotations
 
+import os
 import platform
 import shutil
 import signal
@@ -23,6 +24,7 @@ pytest_plugins = [
     "tests.support.measured",
     "tests.support.command",
     "tests.support.specifying",
+    "tests.support.packages",
     "tests.support.libvirt",
 ]
 
@@ -91,6 +93,14 @@ def require(pytestconfig: pytest.Config) -> Callable[[str], str]:
         return path
 
     return found
+
+
+@pytest.fixture
+def as_root(pytestconfig: pytest.Config) -> None:
+    """Skip what only root can test, or fail under --strict-env."""
+    if os.geteuid() != 0:
+        refuse = pytest.fail if pytestconfig.getoption("--strict-env") else pytest.skip
+        refuse("only root may; run the tests as root")
 
 
 def _version(tool: str) -> str:

@@ -15,7 +15,7 @@ TOP_LEVEL = {
     "pyproject.toml", "README.md", "LICENSE", "supervisor", "lockplugins", "bin", "tests", "docs",
 }  # fmt: skip
 BUILT = {"build", "dist", "__pycache__"}
-BIN = {"lock-supervisor", "setup", "demo", "test"}
+BIN = {"lock-supervisor", "setup", "demo", "test", "package"}
 TESTS = {
     "conftest.py", "unit", "conformance", "integration", "faults", "interop", "bench", "support",
 }  # fmt: skip
