@@ -6,16 +6,21 @@ lease is seen, not stopped by luck.
 
 from __future__ import annotations
 
+import os
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.interop.sides import THEIRS
-from tests.support.domain import Disk
+from tests.interop.sides import THEIRS, Sides
+from tests.support.domain import Disk, domain_xml
 from tests.support.libvirt import end_process
+from tests.support.spelling import run
 
 if TYPE_CHECKING:
-    from tests.interop.sides import Sides
+    from tests.support.command import Command
+    from tests.support.libvirt import Hosts
     from tests.support.spelling import Names
 
 pytestmark = pytest.mark.slow
@@ -74,21 +79,72 @@ def test_another_node_of_a_device_is_another_disk_for_libvirt(
     assert_excluded(sides, Disk(theirs, type="block"), ours, excluded=not theirs_by_node)
 
 
-def test_a_suspended_guest_of_theirs_holds_no_lease(sides: Sides) -> None:
-    disk = sides.disk()
+@pytest.mark.parametrize("mode", ["direct"])
+def test_a_refused_attach_by_another_name_ends_libvirts_own_lease(
+    sides: Sides, names: Names
+) -> None:
+    """A POSIX lock ends when its process closes any descriptor of the file, as virtlockd does."""
+    disk = names.image()
     sides.start_theirs(disk)
+    sides.start_theirs(sides.disk("other.raw"), name="other")
     assert len(sides.locked(disk)) == 1
-    assert sides.host.virsh("suspend", THEIRS).code == 0
+    element = sides.disk_element(names.symlink(disk))
+    refused = sides.host.virsh("attach-device", "other", element)
+    assert refused.code == 1
+    assert 'Failed to get "write" lock' in refused.err
+    assert sides.host.state(THEIRS) == "running"
+    assert sides.locked(disk) == []
+    sides.qemu_refuses_ours(disk)
+
+
+def test_libvirt_leases_no_backing_files(sides: Sides, names: Names) -> None:
+    base, overlay = names.image(), f"{names.directory}/overlay"
+    run("qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", base, overlay)
+    theirs = Disk(overlay, format="qcow2", backing=base)
+    sides.start_theirs(theirs)
+    assert f"held by process {sides.host.virtlockd_pid} " in sides.ours_refused(overlay)
+    sides.qemu_refuses_ours(base)
+    sides.start_ours(base)
+    sides.end_ours()
+    sides.destroy_theirs()
+    sides.start_ours(overlay)  # which shares its base
+    assert sides.is_locked(base) in sides.theirs_refused(base)
+
+
+@pytest.mark.parametrize("start", [["start"], ["start", "--paused"]], ids=" ".join)
+def test_a_paused_guest_of_theirs_holds_no_lease(sides: Sides, start: list[str]) -> None:
+    disk, host = sides.disk(), sides.host
+    host.define(domain_xml(THEIRS, disk))
+    assert host.virsh(*start, THEIRS).code == 0
+    if host.state(THEIRS) == "running":
+        assert len(sides.locked(disk)) == 1
+        assert host.virsh("suspend", THEIRS).code == 0
     assert sides.locked(disk) == []
     sides.qemu_refuses_ours(disk)
     sides.start_ours(disk)
-    refused = sides.host.virsh("resume", THEIRS)
+    refused = host.virsh("resume", THEIRS)
     assert refused.code == 1
     assert sides.is_locked(disk) in refused.err
-    assert sides.host.state(THEIRS) == "paused"
+    assert host.state(THEIRS) == "paused"
     sides.end_ours()
-    assert sides.host.virsh("resume", THEIRS).code == 0
+    assert host.virsh("resume", THEIRS).code == 0
     assert len(sides.locked(disk)) == 1
+
+
+def test_a_refused_start_of_theirs_has_touched_our_disk(libvirt: Hosts, command: Command) -> None:
+    """The owner is changed for their QEMU and back, before libvirt asks for the lease."""
+    host = libvirt.start(user="libvirt-qemu", group="libvirt-qemu")
+    with tempfile.TemporaryDirectory() as directory:
+        os.chmod(directory, 0o711)  # noqa: S103  # for libvirt-qemu
+        sides = Sides(host, command, Path(directory), None)
+        disk = sides.disk()
+        sides.start_ours(disk)
+        before = os.stat(disk)
+        assert sides.is_locked(disk) in sides.theirs_refused(disk)
+        after = os.stat(disk)
+    assert (after.st_uid, after.st_gid) == (before.st_uid, before.st_gid)
+    assert after.st_ctime_ns > before.st_ctime_ns
+    assert after.st_mtime_ns == before.st_mtime_ns
 
 
 def test_a_killed_virtlockd_leaves_their_guest_without_its_lease(own_sides: Sides) -> None:

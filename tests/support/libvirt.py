@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import uuid
@@ -94,9 +95,16 @@ class Host:
         self._write("hosts", f"127.0.0.1 localhost {hostname}")
         self._write("passwd", Path("/etc/passwd").read_text(), _USER)
         self._write("group", Path("/etc/group").read_text(), _GROUP)
+        self._make_kvm_usable()
         self._locks = lock_manager == "lockd"
         self._reaper = self._start_reaper()
         self.pidfd = os.pidfd_open(self._reaper.pid)
+
+    def _make_kvm_usable(self) -> None:
+        """Spare other users than root 8 s a start: libvirt probes QEMU until it may use KVM."""
+        if os.path.exists("/dev/kvm"):
+            os.mknod(node := self.directory / "kvm", stat.S_IFCHR, os.stat("/dev/kvm").st_rdev)
+            node.chmod(0o666)
 
     def _write(self, name: str, *lines: str) -> None:
         (self.directory / name).write_text("\n".join([*lines, ""]))

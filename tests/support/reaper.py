@@ -32,12 +32,15 @@ PRIVATE = {
     "hosts": "/etc/hosts",
     "passwd": "/etc/passwd",
     "group": "/etc/group",
+    "kvm": "/dev/kvm",
 }
 
 
 def _become_host(directory: str, hostname: str) -> None:
     socket.sethostname(hostname)
     for name, place in PRIVATE.items():
+        if not os.path.exists(f"{directory}/{name}"):
+            continue
         if not os.path.exists(place):
             os.makedirs(place)
         subprocess.run(["mount", "--bind", f"{directory}/{name}", place], check=True, timeout=30)
