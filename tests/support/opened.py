@@ -27,6 +27,7 @@ class Running:
 
     def __init__(self, pid: int, nodes: list[dict[str, Any]]) -> None:
         self.pid = pid
+        self.nodes = nodes
         self.files = [node for node in nodes if node["drv"] in LOCAL]
 
     def open_files(self, directory: Path) -> set[str]:
