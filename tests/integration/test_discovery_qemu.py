@@ -11,6 +11,7 @@ import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import example, given, settings
 
 from supervisor.discovery.disks import discover
 from supervisor.discovery.drivers import EMPTY
@@ -18,6 +19,7 @@ from supervisor.discovery.errors import DiscoveryError
 from tests.integration.command_lines import BESIDE, IMAGES, REFUSED, SAME, UNWRITTEN, cases
 from tests.support.opened import running, write_locked
 from tests.support.qemu import QEMU
+from tests.support.quoting import JSON, NAMES, PLAIN
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -115,23 +117,41 @@ def test_the_file_of_persistent_memory_is_a_disk(
         assert [line.split()[1] for line in maps if f"{images}/other.img" in line] == [mapped]
 
 
-@pytest.mark.parametrize("name", [b"a b", b"a,b,,c", b"a\nb", b"\xff\xfe", b"a:b=c.d", b"'\"\\"])
-def test_qemu_opens_the_very_name(name: bytes, images: Path) -> None:
+FILE_NAMES = NAMES.map(lambda name: name.replace(b"/", b"_")[:200]).filter(
+    lambda name: name not in {b"", b".", b".."}
+)
+
+
+@given(FILE_NAMES)
+@example(b"a,b,,c")
+@example(b"a\nb")
+@example(b"\xff\xfe")
+@example("a:b=c.d'\"\\é😀".encode())
+@settings(max_examples=settings().max_examples // 4)
+def test_qemu_opens_the_very_name(images: Path, name: bytes) -> None:
+    """Every spelling of one name in one command line: a descriptor each, and no other file."""
     path = os.fsdecode(os.path.join(os.fsencode(images), name))
+    spellings = [*PLAIN, *(JSON if is_text(name) else ())]
     with open(path, "wb") as file:
         file.truncate(1 << 20)
-    quoted = path.replace(",", ",,")
-    spellings = [
-        ["-hda", path],
-        ["-drive", f"if=none,format=raw,file={quoted}"],
-        ["-drive", f"if=none,format=raw,file.filename={quoted}"],
-        ["-blockdev", f"file,node-name=f,filename={quoted}"],
-        ["-blockdev", f"raw,node-name=f,file.driver=file,file.filename={quoted}"],
-    ]
-    for args in spellings:
-        with running(args, images) as qemu:
-            assert qemu.open_files(images) == {path}
-        assert found(args, images) == {path: X}
+    args = [word for spelling in spellings for word in spelling(path)]
+    assert found(args, images) == {path: X}
+    with running(args, images) as qemu:
+        assert qemu.open_files(images) == {path}
+        links = [
+            os.readlink(f"/proc/{qemu.pid}/fd/{fd}") for fd in os.listdir(f"/proc/{qemu.pid}/fd")
+        ]
+        assert links.count(path) == len(spellings)
+
+
+def is_text(name: bytes) -> bool:
+    """Tell whether JSON can say it: Unicode without what stands for no character."""
+    try:
+        return not any(
+            ord(c) & 0xFFFE == 0xFFFE or 0xFDD0 <= ord(c) <= 0xFDEF for c in name.decode()
+        )
+    except UnicodeDecodeError:
+        return False
 
 
 def test_descriptors_are_resolved_as_qemu_resolves_them(images: Path) -> None:
