@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.interop.sides import OURS, SHARED, THEIRS, Sides
+from tests.interop.sides import DEADLINE_S, OURS, SHARED, THEIRS, Sides
+from tests.support import proclocks, waiting
 from tests.support.domain import Disk, domain_xml
-from tests.support.qemu import idle_argv
+from tests.support.qemu import guest_argv, idle_argv
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,6 +41,16 @@ def test_our_guest_refuses_theirs(sides: Sides) -> None:
     assert sides.is_locked(disk) in sides.theirs_refused(Disk(disk, shareable=True))
     sides.end_ours()
     sides.start_theirs(disk)
+
+
+@pytest.mark.parametrize("mode", ["direct"])
+def test_qemus_own_lock_speaks_first_where_it_is_on(sides: Sides) -> None:
+    disk = sides.disk()
+    sides.command.guest(*sides.ours(command=guest_argv(disk, locking_off=False)))
+    waiting.until(lambda: len(proclocks.locks(disk)) > 1, DEADLINE_S, "QEMU has its image locks")
+    refusal = sides.theirs_refused(disk)
+    assert 'Failed to get "write" lock' in refusal
+    assert "is locked" not in refusal
 
 
 # What libvirt calls it; whether ours, exclusive or shared, gets along with it.
