@@ -83,10 +83,13 @@ def plugin_classes(
 def load(
     name: str,
     config: "Mapping[str, Mapping[str, str]]",
-    carrier: "Carrier",
+    carrier: "Carrier | None",
     classes: "Mapping[str, str] | None" = None,
 ) -> Plugin:
-    """Return the plugin NAME or NAME+NAME…; `config` has a table for each. Raises ConfigError."""
+    """Return the plugin NAME or NAME+NAME…; `config` has a table for each. Raises ConfigError.
+
+    Without a carrier it can be asked, and acquires nothing.
+    """
     parts = []
     for word, found in zip(name.split(JOIN), plugin_classes(name, classes), strict=True):
         table = config.get(_ALIASES.get(word, word), {})
@@ -95,7 +98,7 @@ def load(
                 allowed = "allowed: " + (" ".join(found.CONFIG_KEYS) or "none")
                 what = f"key {key} of plugin {word}"
                 raise ConfigError("use", what, "there is none of that name", allowed)
-        parts.append(found(table, carrier))
+        parts.append(found(table, carrier or _NoCarrier()))
     return parts[0] if len(parts) == 1 else Composite(parts)
 
 
@@ -114,6 +117,16 @@ def capabilities(parts: "Sequence[Plugin | type[Plugin]]") -> tuple[str, ...]:
     if takers and all(Capability.HOTPLUG in part.capabilities for part in takers):
         can.add(Capability.HOTPLUG)
     return tuple(name for name in Capability.ALL if name in can)
+
+
+class _NoCarrier:
+    """Where there is no guest to carry anything."""
+
+    def keep(self, name: str, fd: int) -> None:
+        raise NotImplementedError
+
+    def drop(self, name: str) -> None:
+        raise NotImplementedError
 
 
 class Composite(Plugin):

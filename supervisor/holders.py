@@ -74,13 +74,18 @@ def identify(holder: Holder, paths: Sequence[str], base: str) -> Known:
     return Known(holder, next(orphans, None), guarded=False)
 
 
+def is_in_the_way(holder: Holder, resource: Resource) -> bool:
+    """Does another's lease keep us from the resource in the mode that it is wanted in?"""
+    return holder.pid != os.getpid() and Mode.EXCLUSIVE in (holder.mode, resource.mode)
+
+
 def in_the_way(
     plugin: Plugin, resources: Iterable[Resource], base: str
 ) -> tuple[Resource, Known] | None:
-    """Return the first of `resources` that another has in a mode that keeps us out, and whom."""
+    """Return the first of `resources` that another keeps us from, and whom."""
     for resource in resources:
         for holder in plugin.inquire(resource):
-            if holder.pid != os.getpid() and Mode.EXCLUSIVE in (holder.mode, resource.mode):
+            if is_in_the_way(holder, resource):
                 return resource, identify(holder, [resource.path], base)
     return None
 

@@ -70,7 +70,7 @@ def _question(given: Given) -> Question:
     question.config_file = settings.file or None
     location = given["runtime_dir"], given["config"]
     guest.runtime_dir = attempt(Name.RUNTIME_DIR, lambda: config.runtime_dir(*location), "/")
-    attempt(Name.PLUGIN, lambda: specify.choose_plugins(guest, given, settings), None)
+    attempt(Name.PLUGIN, lambda: specify.choose_plugins(guest, given["plugin"], settings), None)
     guest.resources = attempt(Name.DISKS, lambda: specify.resources(given, settings), [])
     guest.containment = given["containment"] or settings.containment or guest.containment
     guest.monitor = not given["no_monitor"]

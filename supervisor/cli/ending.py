@@ -1,4 +1,4 @@
-"""What do the commands that end a guest do: stop, kill, wait?
+"""What do the commands that end a guest do: stop, kill?
 
 They return when guest and leases are gone. It must not know how a guest is
 found, or how its end is proven.
@@ -12,6 +12,7 @@ import click
 
 from supervisor import client, rundir
 from supervisor.cli import candidates, render
+from supervisor.cli.following import exit_status
 from supervisor.cli.guests import find, is_acquiring
 from supervisor.cli.options import located, seconds
 from supervisor.ending import GONE_WITHIN_S, Witnesses, revoke
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from supervisor.client import Client
     from supervisor.finding import Guest
 
-_LOOK_AGAIN_S = 0.5
 _ANSWER_S = 5.0  # more than QEMU is given to hear of the power button
 _AT_ONCE = 0.0  # an instant that is past
 _HOW = {None: "", 128 + signal.SIGKILL: ", ended by SIGKILL"}
@@ -68,22 +68,6 @@ def kill_command(guest: str, config: str | None, runtime_dir: str | None) -> Non
     revoke(find(guest, runtime_dir, config))
 
 
-@click.command("wait")
-@click.argument("guest", shell_complete=candidates.guests)
-@located
-def wait_command(guest: str, config: str | None, runtime_dir: str | None) -> None:
-    """Return when GUEST is gone; print its exit status, or unknown.
-
-    Example: lock-supervisor wait web1
-    """
-    found = find(guest, runtime_dir, config)
-    with Witnesses(found) as witnesses:
-        status = _wait_for_end(found, witnesses)
-        witnesses.wait(None)
-    rundir.remove_dead(found.path)
-    render.put("unknown" if status is None else str(status))
-
-
 class Request:
     """One request to stop; keeps its connection until the guest's end, which is told there."""
 
@@ -123,26 +107,9 @@ class Request:
     def status_said(self) -> int | None:
         """Return the exit status that a guard, gone by now, has told us; None if it told none."""
         try:
-            return None if self._connection is None else _exit_status(self._connection, _AT_ONCE)
+            while self._connection is not None:
+                if (status := exit_status(self._connection.next_event(_AT_ONCE))) is not None:
+                    return status
         except client.NoAnswerError:
-            return None
-
-
-def _exit_status(connection: Client, deadline: float | None) -> int:
-    """Wait for the guest's end, which is told with its exit status; raises NoAnswerError."""
-    while True:
-        event = connection.next_event(deadline)
-        data = event.get("data")
-        if event["event"] == "GUEST_EXITED" and isinstance(data, dict):
-            return int(data["status"])
-
-
-def _wait_for_end(guest: Guest, witnesses: Witnesses) -> int | None:
-    """Wait until the guest or its guard is gone; returns the guest's exit status if it was said."""
-    while True:
-        try:
-            with client.connect(guest.path) as connection:
-                return _exit_status(connection, None)
-        except client.NoAnswerError:  # not up yet, or we were the one client too many
-            if witnesses.guard_is_gone(_LOOK_AGAIN_S):
-                return None
+            pass
+        return None

@@ -28,14 +28,17 @@ _COMPLETE = "_LOCK_SUPERVISOR_COMPLETE"
 _PROMPT_WAITS_S = 3
 _MODULES = {
     "run": "run",
+    "plan": "holding",
     "child": "guests",
     "list": "guests",
     "status": "guests",
+    "who": "holding",
     "attach": "disks",
     "detach": "disks",
     "stop": "ending",
     "kill": "ending",
-    "wait": "ending",
+    "wait": "following",
+    "events": "following",
     "doctor": "doctor",
 }
 

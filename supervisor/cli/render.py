@@ -24,6 +24,8 @@ NAME = "lock-supervisor"
 _GAP = "  "
 _NOTHING = "-"
 _COLUMNS = ("name", "uuid", "state", "supervisor_pid", "child_pid", "plugin", "leases", "since")
+_PLAN_HEADING = ("DISK", "MODE", "FOUND IN", "LEASE", "HELD BY")
+_MODES = "exclusive: the guest may write it; shared: it only reads it, and so may others"
 _LEASE_COLUMNS = ("resource", "type", "mode", "state", "lockspace", "lease", "generation")
 
 
@@ -80,6 +82,33 @@ def put_status(status: Mapping[str, object]) -> None:
     if isinstance(leases, list) and leases:
         rows = [[lease.get(column) for column in _LEASE_COLUMNS] for lease in leases]
         put("\n" + _table([_heading(_LEASE_COLUMNS), *rows]))
+
+
+def put_holders(disk: str, holders: Sequence[tuple[str, str]]) -> None:
+    """Print who has a disk, a holder a line; `holders` are (mode, words)."""
+    if holders:
+        put(f"{shown(disk)} is held by:\n{_table([['MODE', 'HOLDER'], *holders])}")
+    else:
+        put(f"{shown(disk)} is free: nobody has a lease on it")
+
+
+def put_plan(name: str, rows: Sequence[Mapping[str, object]], refusal: str | None) -> None:
+    """Print what a guest would be leased, a lease a line; one sentence in the end."""
+    put(f"run would lease for guest {shown(name)}: {'' if rows else 'nothing'}".rstrip())
+    if rows:
+        put(_table([_PLAN_HEADING, *map(_planned, rows)]))
+        put(_MODES)
+    if refusal is None:
+        put("run would start now: nobody is in the way")
+    else:
+        put(f"run would be refused now: {shown(refusal)}")
+
+
+def _planned(row: Mapping[str, object]) -> list[object]:
+    lockspace, lease, held_by = row["lockspace"], row["lease"], row["held_by"]
+    name = lockspace if lease in (None, row["path"]) else f"{lockspace} {lease}"
+    holder = held_by["description"] if isinstance(held_by, dict) else "nobody"
+    return [row["path"], row["mode"], row["found_in"], name, holder]
 
 
 def put_checks(checks: Sequence[Check]) -> None:

@@ -64,7 +64,7 @@ def build(given: Given) -> GuestSpec:
     spec = GuestSpec(name, uuid, config.runtime_dir(given["runtime_dir"], given["config"]))
     spec.id = given["guest_id"]
     spec.resources = _canonical(found, _leases(given, domain))
-    plugins = choose_plugins(spec, given, settings)
+    plugins = choose_plugins(spec, given["plugin"], settings)
     _refuse_lockd(name, plugins)
     spec.wait_s = given["wait"]
     spec.on_lockfailure = settings.on_lockfailure or spec.on_lockfailure
@@ -82,9 +82,9 @@ def build(given: Given) -> GuestSpec:
     return spec
 
 
-def choose_plugins(spec: GuestSpec, given: Given, settings: Config) -> Sequence[type[Plugin]]:
+def choose_plugins(spec: GuestSpec, plugin: str | None, settings: Config) -> Sequence[type[Plugin]]:
     """Put the plugins, where to find them and their tables into the spec; returns their classes."""
-    for chosen in (settings.plugin, given["plugin"]):
+    for chosen in (settings.plugin, plugin):
         spec.plugin = spec.plugin if chosen is None else chosen
     words = spec.plugin.split(registry.JOIN)
     third = config.third_party(words)
@@ -115,7 +115,10 @@ def resources(given: Given, settings: Config) -> list[Resource]:
 
 
 def _leases(given: Given, domain: Domain) -> list[Resource]:
-    return [*map(parse_lease, given["lease"]), *domain.leases]
+    named = [parse_lease(text) for text in given["lease"]]
+    for text, lease in zip(given["lease"], named, strict=True):
+        lease.found_in = f"--lease {text}"
+    return [*named, *domain.leases]
 
 
 def discovers(given: Given, settings: Config) -> bool:
@@ -155,10 +158,11 @@ def _canonical(found: Iterable[Disk], leases: Iterable[Resource]) -> list[Resour
     """Return each resource once, in its strongest mode, in the one order that all guests use."""
     merged: dict[str, Resource] = {}
     for disk in found:
-        resource = merged.setdefault(disk.path, Resource(disk.path, disk.mode))
+        found_in = disk.found_in
+        resource = merged.setdefault(disk.path, Resource(disk.path, disk.mode, found_in=found_in))
         resource.identity = resource.identity or disk.identity
-        if disk.mode == Mode.EXCLUSIVE:
-            resource.mode = Mode.EXCLUSIVE
+        if (resource.mode, disk.mode) == (Mode.SHARED, Mode.EXCLUSIVE):
+            resource.mode, resource.found_in = disk.mode, found_in
     explicit: dict[tuple[object, ...], Resource] = {}
     for lease in leases:
         lease.path = os.path.join(working_directory(), lease.path) if lease.path else ""

@@ -123,6 +123,7 @@ def _lease(element: Element) -> Resource:
         lockspace=lockspace,
         key=key,
         offset_bytes=int(offset),
+        found_in=f"domain XML {name}",
     )
 
 

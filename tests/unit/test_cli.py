@@ -16,7 +16,10 @@ from tests.support.scripted import Directory
 if TYPE_CHECKING:
     from pathlib import Path
 
-COMMANDS = {"run", "child", "list", "status", "attach", "detach", "stop", "kill", "wait", "doctor"}
+COMMANDS = {
+    "run", "child", "list", "status", "attach", "detach", "stop", "kill", "wait", "doctor",
+    "plan", "who", "events",
+}  # fmt: skip
 
 Captured = pytest.CaptureFixture[bytes]
 
@@ -54,7 +57,11 @@ def test_every_help_has_an_example(name: str, capsysbinary: Captured) -> None:
     [
         ([], "Missing command"),
         (["nonsense"], "'nonsense'"),
-        (["plan"], "'plan'"),
+        (["plan"], "COMMAND"),
+        (["plan", "--wait", "soon", "x"], "soon is not a number of seconds"),
+        (["who"], "DISK"),
+        (["who", ""], "the path is empty"),
+        (["events"], "GUEST"),
         (["--nonsense"], "--nonsense"),
         (["child"], "GUEST"),
         (["child", "a", "b"], "b"),
@@ -102,6 +109,13 @@ def test_a_usage_error_is_one_line_that_names_the_word(
         (["stop", "web1"], 1),
         (["kill", "web1"], 1),
         (["wait", "web1"], 1),
+        (["events", "web1"], 1),
+        (["plan", "x"], 2),
+        (["plan", "--plugin", "nonsense", "--no-discover", "x"], 2),
+        (["plan", "qemu-kvm", "-readconfig", "x"], 2),
+        (["who", "--plugin", "nonsense", "x"], 2),
+        (["who", "/missing"], 111),
+        (["who", "/"], 111),
         (["attach", "web1", "/a"], 1),
         (["detach", "web1", "/a"], 1),
     ],

@@ -25,19 +25,9 @@ _OTHERS = 0o022
 _IN_MEMORY = ("ramfs", "tmpfs")
 
 
-class _NoCarrier:
-    """Where no guest is there to carry anything."""
-
-    def keep(self, name: str, fd: int) -> None:
-        raise NotImplementedError
-
-    def drop(self, name: str) -> None:
-        raise NotImplementedError
-
-
 def plugin(guest: GuestSpec, _command: list[str]) -> Iterable[Finding]:
     """Have the plugin speak: of the guest's one resource, or of its lock manager."""
-    loaded = registry.load(guest.plugin, guest.config, _NoCarrier(), guest.classes)
+    loaded = registry.load(guest.plugin, guest.config, None, guest.classes)
     if guest.resources:
         return loaded.examine(guest.resources[0])
     words = f"{loaded.name} can do: {' '.join(loaded.capabilities) or 'nothing'}"
