@@ -72,6 +72,7 @@ def page() -> str:
     summary = (main.commands.help or "").partition("\n")[0].rstrip(".")
     lines = [
         f'.TH {NAME.upper()} 1 {DATE} "{NAME} {__version__}" "User Commands"',
+        ".nh\n.ad l",  # paths and commands stay whole, to be copied
         *(".SH NAME", f"{_roff(NAME)} \\- {_roff(summary[0].lower() + summary[1:])}"),
         *(".SH SYNOPSIS", ".nf", *(_synopsis(command) for command in commands), ".fi"),
         *(".SH DESCRIPTION", *_paragraphs(_DESCRIPTION.format(name=NAME))),

@@ -27,6 +27,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("as_root")]
 DEADLINE_S = 60.0
 COMMAND = "lock-supervisor"
 CODE = "/usr/share/lock-supervisor"
+MADE_AT_RUN_TIME = ("/run/lock-supervisor", "/var/log/lock-supervisor")
 USER = "65534:65534"
 LOCKED = ["run", "--name", "web1", "--disk", "/tmp/disk.img", "--"]
 
@@ -55,13 +56,12 @@ def carried(machine: Machine, path: str) -> str:
 
 
 def started(machine: Machine, user: str | None = None, **env: str) -> subprocess.Popen[str]:
-    """Start a guest that sleeps; returns when it runs."""
-    process = machine.start(COMMAND, *LOCKED, "sleep", "1000", user=user, **env)
-    waiting.until(
-        lambda: machine.run(COMMAND, "child", "web1", user=user, **env).code == 0,
-        DEADLINE_S,
-        "the guest has a pid",
-    )
+    """Start a guest; returns when it says that it runs, its supervisor being asked nothing."""
+    guest = ("sh", "-c", "echo up; exec sleep 1000")
+    process = machine.start(COMMAND, *LOCKED, *guest, user=user, **env)
+    assert process.stdout is not None
+    waiting.readable(process.stdout.fileno(), DEADLINE_S, "the guest runs")
+    assert process.stdout.readline() == "up\n"
     return process
 
 
@@ -115,7 +115,7 @@ def test_a_guest_outlives_an_upgrade_and_is_still_answered_for(
     debian: Machine, packages: Packages, tmp_path: Path
 ) -> None:
     first = started(debian)
-    child = debian.ok(COMMAND, "child", "web1")
+    child = debian.ok("sh", "-c", "cat /run/lock-supervisor/*/child.pid")
     newer = f"{__version__}.1"
     install(debian, renumbered(packages.deb, newer, str(tmp_path)))
     assert debian.ok(COMMAND, "--version") == f"{COMMAND} {newer}\n"
@@ -130,7 +130,7 @@ def test_a_guest_outlives_an_upgrade_and_is_still_answered_for(
 
 def test_a_guest_outlives_the_package(debian: Machine, packages: Packages) -> None:
     first = started(debian)
-    child = debian.ok(COMMAND, "child", "web1").strip()
+    child = debian.ok("sh", "-c", "cat /run/lock-supervisor/*/child.pid").strip()
     debian.ok("dpkg", "--remove", COMMAND)
     assert debian.run(COMMAND, "list").code == 127
     debian.ok("sh", "-c", f"kill -0 {child}")
@@ -164,7 +164,10 @@ def test_purged_it_leaves_nothing_behind(clean_machine: Machine, packages: Packa
     install(clean_machine, packages.deb)
     assert len(files_of(clean_machine)) > len(before) + 50
     clean_machine.ok("truncate", "-s", "1M", "/tmp/disk.img")
-    assert clean_machine.run(COMMAND, *LOCKED, "sh", "-c", "exit 7").code == 7
+    clean_machine.ok(COMMAND, "run", "--detach", *LOCKED[1:], "sleep", "1000")
+    clean_machine.ok(COMMAND, "kill", "web1")
+    clean_machine.ok("ls", *MADE_AT_RUN_TIME)
     clean_machine.ok("dpkg", "--purge", COMMAND)
     assert files_of(clean_machine) == before
-    assert clean_machine.run("ls", "/run/lock-supervisor").code != 0
+    for path in MADE_AT_RUN_TIME:
+        assert clean_machine.run("ls", path).code == 2
