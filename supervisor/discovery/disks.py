@@ -48,7 +48,7 @@ OUTSIDE = (
 # Devices that keep their content in a memory backend's file, and where they name the backend.
 PERSISTENT_MEMORY = ("acpi-erst", "cxl-type3", "nvdimm", "nvme", "spapr-nvdimm", "virtio-pmem")
 PERSISTENT_KEYS = ("lsa", "memdev", "persistent-memdev", "pmrdev")
-CHANGING_DISKS = ("drive", "driver", "share-rw", *PERSISTENT_KEYS)
+CHANGING_DISKS = ("drive", "driver", "jsonfile", "share-rw", *PERSISTENT_KEYS)
 
 _DESCRIPTOR = re.compile(r"/(?:dev|proc/self)/fd/(\d+)")
 _DESCRIPTOR_SET = re.compile(r"/dev/fdset/(\d+)")
@@ -83,6 +83,7 @@ class _Machine:
         self._uses: dict[str, list[bool]] = {}  # node name → does each of its devices write?
         self._memory: dict[str, Disk] = {}
         self._persistent: list[str] = []
+        self._variables: list[Disk] = []
         self._descriptors: dict[str, list[int]] = {}
         for option in options:
             if not option.known:
@@ -101,6 +102,7 @@ class _Machine:
             if node.path is not None:
                 yield Disk(node.path, node.mode, node.found_in)
         yield from (self._memory[name] for name in self._persistent if name in self._memory)
+        yield from self._variables
 
     def _use_nodes(self) -> None:
         """Say of every node whether it is written to: by its devices, or if none by anyone."""
@@ -164,6 +166,9 @@ class _Machine:
             self._uses.setdefault(str(given["drive"]), []).append(writing)
         if driver.startswith(PERSISTENT_MEMORY):
             self._persistent += [str(given[key]) for key in PERSISTENT_KEYS if key in given]
+        if driver.startswith("uefi-vars") and "jsonfile" in given:
+            path = self._located(str(given["jsonfile"]))
+            self._variables.append(Disk(path, Mode.EXCLUSIVE, str(option)))
 
     def read_object(self, option: Option) -> None:
         given = values(option, "qom-type")

@@ -105,25 +105,25 @@ class _Disks:
         system = self._root.find("os")
         if system is None:
             return
-        loader, variables = system.find("loader"), system.find("nvram")
-        given = {} if loader is None else loader.attrib
-        read_only = given.get("readonly") == "yes"
-        flash, chosen = given.get("type") == "pflash", system.get("firmware") == "efi"
-        stateless = given.get("stateless") == "yes" or (flash and not read_only)
-        if loader is not None and loader.text and flash:
-            self._add_flash(loader, read_only=read_only)
-        elif flash or chosen:
+        loader = system.find("loader")
+        given, path = ({}, "") if loader is None else (loader.attrib, loader.text)
+        flash, read_only = given.get("type") == "pflash", given.get("readonly") == "yes"
+        if not path and (flash or system.get("firmware") == "efi"):
             raise refusal("domain XML loader", "libvirt chooses it when the guest starts")
-        if variables is not None:
-            self._add_flash(variables, read_only=False)
-        elif flash and not stateless:
+        if loader is not None and flash:
+            self._add_flash(loader, read_only=read_only)
+        stores = [e for tag in ("nvram", "varstore") for e in system.iterfind(tag)]
+        for store in stores:
+            self._add_flash(store, read_only=False)
+        if flash and read_only and not stores and given.get("stateless") != "yes":
             raise refusal("domain XML nvram", "libvirt chooses it when it defines the guest")
 
     def _add_flash(self, element: Element, *, read_only: bool) -> None:
         found_in = f"domain XML {element.tag}"
         image_format = element.get("format", "raw")
-        if element.find("source") is None:
-            options = _named(element.text or "", image_format, found_in)
+        path = element.get("path") or element.text
+        if path and element.find("source") is None:
+            options = _named(path, image_format, found_in)
         else:
             options = _image(element, image_format, found_in)
         self._graph.open(None, options, found_in, read_only=read_only).use(writing=True)
@@ -133,13 +133,15 @@ class _Disks:
         places = (("cpu/numa/cell", "memAccess"), ("memoryBacking/access", "mode"))
         said = {e.get(key) for path, key in places for e in self._root.iterfind(path)}
         for memory in self._root.iterfind("devices/memory"):
-            model, path = memory.get("model", ""), memory.findtext("source/path")
-            if model not in PERSISTENT_MEMORY or not path:
+            model, path = memory.get("model", ""), memory.findtext("source/path", "")
+            if model not in PERSISTENT_MEMORY:
                 continue
+            found_in = f"domain XML memory {model}"
+            _check_absolute(path, found_in)
             shared = memory.get("access", "shared" if "shared" in said else "") == "shared"
             writing = (shared or model != "nvdimm") and memory.find("target/readonly") is None
             mode = Mode.EXCLUSIVE if writing else Mode.SHARED
-            yield Disk(path, mode, f"domain XML memory {model}")
+            yield Disk(path, mode, found_in)
 
 
 def _chain(disk: Element, found_in: str) -> Values:
@@ -192,6 +194,10 @@ def _image(element: Element, image_format: str, found_in: str) -> Values:
 
 
 def _named(path: str, image_format: str, found_in: str) -> Values:
+    _check_absolute(path, found_in)
+    return {"driver": image_format, "file.driver": "file", "file.filename": path}
+
+
+def _check_absolute(path: str, found_in: str) -> None:
     if not path.startswith("/"):
         raise refusal(found_in, f"its file name is not absolute ({path})")
-    return {"driver": image_format, "file.driver": "file", "file.filename": path}

@@ -141,9 +141,12 @@ def test_xml_command_line_and_qemu_agree(
     assert write_locked(set(expected)) == exclusive | shareable
 
 
-def test_firmware_and_its_variables(host: Host, images: Path) -> None:
+@pytest.mark.parametrize(
+    "nvram", ["<nvram>{}</nvram>", "<nvram type='file'><source file='{}'/></nvram>"]
+)
+def test_firmware_and_its_variables(host: Host, images: Path, nvram: str) -> None:
     flash = f"<loader readonly='yes' type='pflash'>{images}/code.fd</loader>"
-    flash += f"<nvram>{images}/vars.fd</nvram>"
+    flash += nvram.format(images / "vars.fd")
     xml = domain_xml("web1", machine="q35").replace("hvm</type>", f"hvm</type>{flash}")
     qemu = agreed(Guest(host, xml), {f"{images}/code.fd": S, f"{images}/vars.fd": X})
     assert qemu.open_files(images) == {f"{images}/code.fd", f"{images}/vars.fd"}

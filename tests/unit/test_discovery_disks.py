@@ -166,6 +166,8 @@ DEVICES = r"""
     nothing
 -object memory-backend-file,id=m,mem-path=pmr,size=1G,share=on -device nvme,serial=1,pmrdev=m
     exclusive pmr
+-device uefi-vars-x64,jsonfile=vars.json -device uefi-vars-sysbus
+    exclusive vars.json
 -device nvme,drive=nothing -device usb-tablet -device virtio-net-pci
     nothing
 -object memory-backend-file,id=m,mem-path=/huge,size=1G -device pc-dimm,memdev=m

@@ -93,8 +93,10 @@ b,,c json:{='"'"
 <os><loader readonly='yes' type='pflash'>/code</loader><nvram template='/t'>/vars</nvram></os>
     shared /code; exclusive /vars
 <os firmware='efi'><loader readonly='yes' type='pflash' format='qcow2'>/code</loader>\
-<nvram type='block' format='raw'><source dev='/dev/vars'/></nvram></os>
+<nvram type='block' format='raw'>&#10; <source dev='/dev/vars'/>&#10;</nvram></os>
     shared /code; exclusive /dev/vars
+<os firmware='efi'><loader readonly='yes' type='rom'>/code</loader><varstore path='/v.json'/></os>
+    exclusive /v.json
 <os><loader type='pflash'>/code</loader></os>
     exclusive /code
 <os><loader readonly='yes' stateless='yes' type='pflash'>/code</loader></os>
@@ -154,8 +156,12 @@ REFUSED = """
     nvram: libvirt chooses it when it defines the guest
 <os><nvram type='network'><source name='x'/></nvram></os>
     nvram: a network disk
-<os><nvram/></os>
-    nvram: its file name is not absolute ()
+<memory model='nvdimm'><source><path>m</path></source></memory>
+    memory nvdimm: its file name is not absolute (m)
+<os><nvram template='/t'/></os>
+    nvram: its <nvram> names no source
+<os><nvram>vars.fd</nvram></os>
+    nvram: its file name is not absolute (vars.fd)
 """
 
 
