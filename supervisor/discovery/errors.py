@@ -21,5 +21,5 @@ def refusal(argument: str, reason: str, advice: str = WAY_OUT) -> DiscoveryError
 def outside(argument: str) -> DiscoveryError:
     """Return the error for a device whose backend is not the guest's own process."""
     reason = "its writer is outside the guest, and goes on when the guest is dead"
-    advice = "name its disk with --disk PATH, and run the writer under its leases too"
+    advice = "lease its disk by running the writer under lock-supervisor, or name it with --disk"
     return refusal(argument, reason, advice)

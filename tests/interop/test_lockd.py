@@ -109,6 +109,23 @@ def test_block_devices_exclude_too(sides: Sides, names: Names) -> None:
     sides.end_ours()  # before the device goes
 
 
+def test_a_command_of_ours_leases_what_their_xml_names(
+    sides: Sides, command: Command, tmp_path: Path
+) -> None:
+    disk, xml = sides.disk(), tmp_path / "theirs.xml"
+    sides.start_theirs(disk)
+    xml.write_text(sides.host.virsh("dumpxml", THEIRS).out)
+    ours = ["--domain-xml", str(xml), *sides.ours(command=["sleep", "1000"])]
+    refused = command("run", *ours)
+    assert refused.code == 110
+    assert f"lease for disk {disk}: held by process {sides.host.virtlockd_pid} " in refused.err
+    sides.destroy_theirs()
+    command.guest(*ours)
+    assert sides.is_locked(disk) in sides.theirs_refused(disk)
+    (guest,) = command.json("list")
+    assert guest["uuid"] == sides.host.virsh("domuuid", THEIRS).out.strip()
+
+
 def test_explicit_leases_exclude_too(libvirt: Hosts, command: Command, tmp_path: Path) -> None:
     (tmp_path / "lockd").mkdir()
     (tmp_path / "lockd/key").touch()
