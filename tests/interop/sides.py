@@ -41,6 +41,7 @@ class Sides:
         self.directory = directory
         self.lockspace = lockspace
         self._config = directory / "config.toml"
+        self.options = ["--name", OURS, "--config", str(self._config)]
         self.configure_ours(lockspace)
 
     def configure_ours(self, lockspace: Path | None) -> None:
@@ -70,12 +71,16 @@ class Sides:
         self.host.define(domain_xml(name, *disks))
         return self.host.virsh("start", name)
 
-    def theirs_writes(self, disk: Disk | str, name: str = THEIRS) -> int:
-        """Start their guest that writes to `disk`; returns its nonce when it does."""
+    def theirs_writes(self, disk: Disk | str, tries_s: float = 0) -> int:
+        """Start their guest that writes to `disk`; returns its nonce when it does.
+
+        `tries_s` is how long `virsh start` may be refused.
+        """
         path = self.directory / f"console.{len(os.listdir(self.directory))}"
         with console(path) as serial:
-            self.host.define(domain_xml(name, disk, writes_to=path))
-            assert self.host.virsh("start", name).code == 0
+            self.host.define(domain_xml(THEIRS, disk, writes_to=path))
+            start = ("start", THEIRS)
+            waiting.until(lambda: self.host.virsh(*start).code == 0, tries_s, "theirs starts")
             return int(wait_ready(serial), 16)
 
     def until_theirs_are_off(self, name: str = THEIRS) -> None:
@@ -99,7 +104,7 @@ class Sides:
         if any(disk.endswith(SHARED) for disk in disks):
             words = ["--no-discover", *(word for disk in disks for word in ("--disk", disk))]
         idle = idle_argv(*(disk.removesuffix(SHARED) for disk in disks))
-        return ["--name", OURS, "--config", str(self._config), *words, "--", *(command or idle)]
+        return [*self.options, *words, "--", *(command or idle)]
 
     def start_ours(self, *disks: str) -> tuple[Started, int]:
         """Return the supervisor, and the pid of QEMU."""

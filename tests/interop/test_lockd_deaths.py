@@ -6,6 +6,8 @@ And never before: a guest that writes all the time is judged by what is on its d
 from __future__ import annotations
 
 import os
+import secrets
+import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -17,8 +19,9 @@ from tests.support.command import ready
 from tests.support.domain import console
 from tests.support.guest.checker import check
 from tests.support.libvirt import end_process
+from tests.support.locking import on_a_thread
 from tests.support.measured import milliseconds
-from tests.support.qemu import guest_argv, wait_ready
+from tests.support.qemu import WRITER, guest_argv, wait_ready
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -112,3 +115,32 @@ def test_no_write_of_either_side_falls_into_the_others_time(sides: Sides) -> Non
     report = check(disk)
     assert report.clean, report.reasons
     assert [boot.nonce for boot in report.boots] == nonces
+
+
+def test_ours_tries_all_the_time_and_gets_in_between_theirs_alone(sides: Sides) -> None:
+    disk = sides.disk()
+    over = threading.Event()
+    codes = on_a_thread(lambda: write_and_end_until(over, sides, disk))
+    nonces = set()
+    try:
+        for _ in range(3):
+            nonces.add(sides.theirs_writes(disk, tries_s=DEADLINE_S))
+            end_process(sides.host.qemu_pid(THEIRS))
+            sides.until_theirs_are_off()
+    finally:
+        over.set()
+    found = set(codes.result(DEADLINE_S))
+    report = check(disk)
+    assert report.clean, report.reasons
+    assert found == {0, 110}
+    assert nonces < {boot.nonce for boot in report.boots}
+
+
+def write_and_end_until(over: threading.Event, sides: Sides, disk: str) -> list[int]:
+    """Run a writer that looks at no lock under our lease, again and again; returns exit codes."""
+    codes = []
+    while not over.is_set():
+        nonce = f"nonce={secrets.randbits(64) | 1:016x}"
+        words = ["--no-discover", "--disk", disk, "--", str(WRITER), disk, nonce, "count=3"]
+        codes.append(sides.command("run", *sides.options, *words).code)
+    return codes

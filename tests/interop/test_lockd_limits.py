@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.interop.sides import THEIRS, Sides
+from tests.support import proclocks
 from tests.support.domain import Disk, domain_xml
 from tests.support.libvirt import end_process
 from tests.support.spelling import run
@@ -130,6 +131,19 @@ def test_a_paused_guest_of_theirs_holds_no_lease(sides: Sides, start: list[str])
     sides.end_ours()
     assert host.virsh("resume", THEIRS).code == 0
     assert len(sides.locked(disk)) == 1
+
+
+def test_a_saved_guest_of_theirs_holds_nothing_at_all(sides: Sides) -> None:
+    disk, host = sides.disk(), sides.host
+    sides.start_theirs(disk)
+    assert host.virsh("managedsave", THEIRS).code == 0
+    assert proclocks.locks(disk) == []
+    sides.start_ours(disk)
+    refused = host.virsh("start", THEIRS)
+    assert refused.code == 1
+    assert sides.is_locked(disk) in refused.err
+    sides.end_ours()
+    assert host.virsh("start", THEIRS).code == 0  # whatever ours has written
 
 
 def test_a_refused_start_of_theirs_has_touched_our_disk(libvirt: Hosts, command: Command) -> None:
