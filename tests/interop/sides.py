@@ -40,13 +40,13 @@ class Sides:
         self.command = command
         self.directory = directory
         self.lockspace = lockspace
-        self._config = directory / "config.toml"
-        self.options = ["--name", OURS, "--config", str(self._config)]
+        self.config = directory / "config.toml"
+        self.options = ["--name", OURS, "--config", str(self.config)]
         self.configure_ours(lockspace)
 
     def configure_ours(self, lockspace: Path | None) -> None:
         line = f'file_lockspace_dir = "{lockspace}"\n' if lockspace else ""
-        self._config.write_text(f"[file]\n{line}")
+        self.config.write_text(f"[file]\n{line}")
 
     def disk(self, name: str = "disk.raw") -> str:
         path = self.directory / name

@@ -43,6 +43,25 @@ def test_our_guest_refuses_theirs(sides: Sides) -> None:
     sides.start_theirs(disk)
 
 
+def test_who_and_plan_name_virtlockd(sides: Sides) -> None:
+    disk, command = sides.disk(), sides.command
+    config = ["--config", str(sides.config)]
+    virtlockd = f"process {sides.host.virtlockd_pid} (virtlockd: virtlockd -p "
+    assert command("who", disk, *config).code == 1
+    sides.start_theirs(disk)
+    assert virtlockd in command("who", disk, *config).out
+    plan = command.json("plan", *sides.ours(disk))
+    assert f"disk {disk} is held by {virtlockd}" in plan["refusal"]
+    sides.destroy_theirs()
+    sides.start_theirs(Disk(disk, shareable=True))
+    sides.start_ours(disk + SHARED)
+    leases = command.json("who", disk, *config)["leases"]
+    assert [lease["mode"] for lease in leases] == ["shared", "shared"]
+    ours, theirs = sorted((lease["holder"] for lease in leases), key=lambda h: h["guest"] is None)
+    assert ours["guest"] == OURS
+    assert virtlockd in theirs["description"]
+
+
 @pytest.mark.parametrize("mode", ["direct"])
 def test_qemus_own_lock_speaks_first_where_it_is_on(sides: Sides) -> None:
     disk = sides.disk()

@@ -104,9 +104,9 @@ class Command:
         self.started.append(Started(process))
         return self.started[-1]
 
-    def json(self, *args: str) -> Any:
+    def json(self, name: str, *args: str) -> Any:
         """Return what a command with --json prints; it must succeed."""
-        result = self(*args, "--json")
+        result = self(name, "--json", *args)
         assert (result.code, result.err) == (0, ""), result
         return json.loads(result.out)
 
