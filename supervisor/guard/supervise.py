@@ -56,6 +56,7 @@ class Supervisor:
         self._stop_timeout_s = spec.stop_timeout_s
         self._announced = False
         self._fenced_at = 0.0
+        self._code_time = posix.stat(__file__).st_mtime_ns
         self._actions = {
             Action.NOTHING: lambda: None,
             Action.OFFER: self.launching.offer,
@@ -171,16 +172,23 @@ class Supervisor:
         """Load the control pipe's server, off this thread, when somebody first wants it."""
         self.loop.unwatch(self.record.control_fd)
 
+        def load() -> None:
+            # Replaced on the disk? The parts of another version would not fit (D8).
+            if posix.stat(__file__).st_mtime_ns != self._code_time:
+                raise ImportError("lock-supervisor has been replaced since the guest's start")
+            __import__("supervisor.guard.commands")
+
         def loaded(_result: object, error: BaseException | None) -> None:
             if error is not None:  # the guest runs on; clients are heard when it works again
-                self.jobs.submit(lambda: announce.say(f"cannot load the control pipe: {error!r}"))
-                self.loop.at("control", now() + RETRY_S, self._hear_clients)
+                self.jobs.submit(lambda: announce.say(f"cannot load the control pipe: {error}"))
+                if not isinstance(error, ImportError | FileNotFoundError):
+                    self.loop.at("control", now() + RETRY_S, self._hear_clients)
                 return
             from supervisor.guard.commands import serve  # in memory by now (D2, D3)
 
             self.on_event = serve(self)
 
-        self.jobs.submit(lambda: __import__("supervisor.guard.commands"), loaded)
+        self.jobs.submit(load, loaded)
 
     def _announce(self) -> None:
         gc.enable()

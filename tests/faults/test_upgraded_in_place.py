@@ -1,0 +1,92 @@
+"""What does a guest suffer when the code of its supervisor is replaced or removed under it?
+
+As `pipx upgrade` and `pip uninstall` do it. The supervisor loads what answers clients when the
+first one comes: parts of another version would not fit.
+"""
+
+from __future__ import annotations
+
+import shutil
+import signal
+from typing import TYPE_CHECKING
+
+import pytest
+
+from supervisor import client
+from supervisor.spec import render
+from tests.support import waiting
+from tests.support.guard import DEADLINE_S
+from tests.support.sources import CHECKOUT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from supervisor.spec import GuestSpec
+    from tests.support.guard import Guard, Guards
+
+UPGRADED = "lock-supervisor: cannot load the control pipe: "
+
+
+class Installed:
+    """A copy of the code, from which guards are started."""
+
+    def __init__(self, directory: Path) -> None:
+        self._code = directory / "code"
+        self._fetch(self._code)
+
+    def _fetch(self, directory: Path) -> None:
+        for package in ("supervisor", "lockplugins"):
+            shutil.copytree(f"{CHECKOUT}/{package}", directory / package, copy_function=shutil.copy)
+
+    def argv(self, spec: GuestSpec) -> list[str]:
+        return [word.replace(f"{CHECKOUT}/s", f"{self._code}/s") for word in render(spec)]
+
+    def remove(self) -> None:
+        shutil.rmtree(self._code)
+
+    def upgrade(self) -> None:
+        """Replace every file, as pip does; the late part calls the others in another way."""
+        newer = self._code.with_name("newer")
+        self._fetch(newer)
+        commands = newer / "supervisor/guard/commands.py"
+        text = commands.read_text()
+        assert "def serve(" in text
+        commands.write_text(text.replace("def serve(", "def serve(new: object, "))
+        self.remove()
+        newer.rename(self._code)
+
+
+def unanswered(guard: Guard) -> None:
+    with pytest.raises(client.NoAnswerError), guard.connect() as asked:
+        asked.execute("query-status", timeout_s=1)
+
+
+@pytest.mark.parametrize("change", [Installed.upgrade, Installed.remove])
+def test_the_guest_runs_on_and_is_told_of_once(
+    change: Callable[[Installed], None], guards: Guards, tmp_path: Path
+) -> None:
+    installed = Installed(tmp_path)
+    disk = tmp_path / "disk.img"
+    disk.write_bytes(bytes(4096))
+    guard = guards.start(guards.spec(disk), argv_of=installed.argv).ready()
+    change(installed)
+    unanswered(guard)
+    waiting.until(lambda: UPGRADED in guard.stderr(), DEADLINE_S, "the guard says why")
+    unanswered(guard)
+    assert guard.stderr().count(UPGRADED) == 1
+    assert guards.refusal(disk).code == 110
+    signal.pidfd_send_signal(guard.pidfd, signal.SIGTERM)
+    assert guard.wait().code == 128 + signal.SIGTERM
+
+
+def test_asked_before_it_answers_for_ever(guards: Guards, tmp_path: Path) -> None:
+    installed = Installed(tmp_path)
+    guard = guards.start(guards.spec(), argv_of=installed.argv).ready()
+    with guard.connect() as asked:
+        asked.execute("query-status", timeout_s=DEADLINE_S)
+    installed.upgrade()
+    with guard.connect() as asked:
+        status = asked.execute("query-status", timeout_s=DEADLINE_S)
+    assert isinstance(status, dict)
+    assert status["child_pid"] == guard.child_pid
