@@ -11,10 +11,11 @@ import time
 
 import click
 
-from lockplugins.contract import LeaseState, LockError
+from lockplugins.contract import LeaseState, LockError, shown
 from supervisor import client, config, finding, rundir
 from supervisor.cli import candidates, render
 from supervisor.cli.options import located
+from supervisor.spec import END
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -145,9 +146,30 @@ def _end(guest: Guest, connection: Client | None, deadline: float) -> Status | N
             except client.NoAnswerError:
                 answer = None
         if isinstance(answer, dict):
-            return answer
+            return _weakened(answer)
     now = finding.look(guest.path)
     return None if now is None else _from_files(now)
+
+
+def _weakened(answer: Status) -> Status:
+    """Say of a guest's guarantee that it does not cover writers outside the guest.
+
+    COMMAND is read from the supervisor's arguments: it has just answered, so
+    that its memory can be read, which a guest that hangs may forbid.
+    """
+    from supervisor.discovery import disks, outside
+
+    try:
+        with open(f"/proc/{answer['supervisor_pid']}/cmdline", "rb") as file:
+            words = [os.fsdecode(word) for word in file.read().split(b"\0")[:-1]]
+    except OSError:  # it has ended meanwhile
+        return answer
+    command = words[words.index(END) + 1 :] if END in words else []
+    writers = outside.writers(command) if command and disks.is_qemu(command[0]) else []
+    if writers:
+        said = f"writer outside the guest ({shown(writers[0])}); else {answer['guarantee']}"
+        answer["guarantee"] = f"weakened: {said}"
+    return answer
 
 
 def _from_files(guest: Guest) -> Status:

@@ -8,8 +8,8 @@ nor the guest's devices.
 from __future__ import annotations
 
 from lockplugins.contract import Mode
-from supervisor.discovery import drivers
-from supervisor.discovery.errors import outside, refusal
+from supervisor.discovery import drivers, outside
+from supervisor.discovery.errors import refusal
 from supervisor.discovery.images import NAMING, Header, read_header
 from supervisor.discovery.options import below, is_on, json_values
 
@@ -139,9 +139,9 @@ class Graph:
             self._fill_format(node, filename, options, driver)
         elif driver in drivers.FILTERS and not (filename and driver in drivers.PROTOCOL_FILTERS):
             self._fill_filter(node, filename, options, str(driver))
-        elif drivers.is_outside(str(driver), filename, options):
+        elif outside.is_driver(str(driver), filename, options):
             if not self._allow_outside:
-                raise outside(node.found_in)
+                raise outside.refused(node.found_in)
             node.offset = None  # what it holds, nobody can read from here
         elif driver not in drivers.EMPTY:
             raise refusal(node.found_in, drivers.why_not(str(driver)))

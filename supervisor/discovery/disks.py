@@ -9,9 +9,10 @@ import os
 import re
 
 from lockplugins.contract import Mode
+from supervisor.discovery import outside
 from supervisor.discovery.blockdev import Graph
 from supervisor.discovery.disk import Disk, parse_disk_option, strongest
-from supervisor.discovery.errors import DiscoveryError, outside, refusal
+from supervisor.discovery.errors import DiscoveryError, refusal
 from supervisor.discovery.options import IMAGE, Option, below, cut, is_on, pairs, values
 from supervisor.discovery.qemu_argv import guest_names, is_qemu, passes_through
 
@@ -34,17 +35,6 @@ __all__ = [
 QEMU_CONFIG = "/etc/qemu/qemu.conf"  # QEMU reads it unless told -no-user-config
 
 FILE_OPTIONS = ("fda", "fdb", "hda", "hdb", "hdc", "hdd", "mtdblock", "pflash", "sd", IMAGE)
-# Devices whose backend is another process, the host's kernel or hardware: it writes on by itself.
-OUTSIDE = (
-    "vfio-",
-    "vhost-scsi",
-    "vhost-user-blk",
-    "vhost-user-device",
-    "vhost-user-scsi",
-    "vhost-user-test-device",
-    "vhost-vdpa-device",
-    "x-pci-proxy-dev",
-)
 # Devices that keep their content in a memory backend's file, and where they name the backend.
 PERSISTENT_MEMORY = ("acpi-erst", "cxl-type3", "nvdimm", "nvme", "spapr-nvdimm", "virtio-pmem")
 PERSISTENT_KEYS = ("lsa", "memdev", "persistent-memdev", "pmrdev")
@@ -159,8 +149,8 @@ class _Machine:
     def read_device(self, option: Option) -> None:
         given = values(option, "driver")
         driver = str(given.get("driver", ""))
-        if driver.startswith(OUTSIDE) and not self._allow_outside:
-            raise outside(str(option))
+        if driver.startswith(outside.DEVICES) and not self._allow_outside:
+            raise outside.refused(str(option))
         if "drive" in given:
             writing = not (is_on(given.get("share-rw")) or driver.endswith("-cd"))
             self._uses.setdefault(str(given["drive"]), []).append(writing)

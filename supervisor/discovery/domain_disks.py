@@ -7,10 +7,11 @@ QEMU's own arguments. It must not know how the XML is read.
 from __future__ import annotations
 
 from lockplugins.contract import Mode
+from supervisor.discovery import outside
 from supervisor.discovery.blockdev import DEEPEST, Graph
 from supervisor.discovery.disk import Disk
 from supervisor.discovery.disks import discover
-from supervisor.discovery.errors import outside, refusal
+from supervisor.discovery.errors import refusal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ class _Disks:
 
     def _refuse_outside(self, found_in: str) -> None:
         if not self._allow_outside:
-            raise outside(found_in)
+            raise outside.refused(found_in)
 
     def _add_firmware(self) -> None:
         """Add what is flash memory to the guest: its firmware, and the firmware's variables."""

@@ -24,8 +24,6 @@ NETWORK = frozenset(
     nbd+unix nbd+vsock nbds nfs rbd sheepdog sheepdog+tcp sheepdog+unix ssh tftp
     vxhs""".split()  # noqa: SIM905 (a table of words)
 )
-OUTSIDE = ("virtio-blk-vfio-pci", "virtio-blk-vhost-user", "virtio-blk-vhost-vdpa")
-SERVERS = ("iscsi", "iser", "nbd", "nbd+tcp", "nbd+unix", "nbds", "nbds+unix")
 HARDWARE = {
     "nvme": "QEMU drives a PCI device by itself, which has no name to lease",
     "nvme-io_uring": "it goes past the block device, which is what a lease is on",
@@ -61,11 +59,6 @@ PARTS = {
 }
 PROBED_PARTS = ("children", "test")  # of these QEMU reads the format from the image
 
-_HERE = r"(?:localhost|127(?:\.\d+){3}|\[?::1\]?)"  # as a server's host
-_SERVER_HERE = re.compile(
-    rf"nbds?\+unix:|nbd:unix:|nbd:{_HERE}:|[^:/]+://(?:[^@/]*@)?{_HERE}(?:[:/]|$)"
-)
-_HOST_HERE = re.compile(rf"{_HERE}(?::\d+)?")
 _PROTOCOL = re.compile(r"([^:/]*):")
 
 
@@ -93,18 +86,6 @@ def check_parts(driver: str, options: Mapping[str, Value], argument: str) -> Non
         part, dot, rest = key.partition(".")
         if dot and part not in known and rest.rpartition(".")[2] in {"driver", "filename"}:
             raise refusal(argument, f"driver {driver} is not known to have a part {part}")
-
-
-def is_outside(driver: str, filename: str | None, options: Mapping[str, Value]) -> bool:
-    """Tell whether what writes to the disk is another process of this host, or hardware."""
-    if driver in SERVERS:
-        hosts = (str(options.get(key, "")) for key in ("host", "server.host", "portal"))
-        return (
-            _SERVER_HERE.match(filename or "") is not None
-            or not {"path", "server.path"}.isdisjoint(options)
-            or any(map(_HOST_HERE.fullmatch, hosts))
-        )
-    return driver in OUTSIDE
 
 
 def why_not(driver: str) -> str:

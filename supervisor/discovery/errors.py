@@ -16,10 +16,3 @@ class DiscoveryError(contract.LockError):
 def refusal(argument: str, reason: str, advice: str = WAY_OUT) -> DiscoveryError:
     """Return the error for `argument` (or image), to be raised."""
     return DiscoveryError("find the disks of", argument, reason, advice)
-
-
-def outside(argument: str) -> DiscoveryError:
-    """Return the error for a device whose backend is not the guest's own process."""
-    reason = "its writer is outside the guest, and goes on when the guest is dead"
-    advice = "lease its disk by running the writer under lock-supervisor, or name it with --disk"
-    return refusal(argument, reason, advice)

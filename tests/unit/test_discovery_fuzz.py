@@ -16,6 +16,7 @@ from supervisor.discovery.disk import parse_disk_option
 from supervisor.discovery.disks import discover, guest_names, passes_through
 from supervisor.discovery.images import read_header
 from supervisor.discovery.options import ALONE, WITH_VALUE
+from supervisor.discovery.outside import writers
 from tests.support import headers
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ def test_any_command_line_is_understood_or_refused(args: list[str], allow_outsid
     argv = ["qemu-system-x86_64", *args]
     guest_names(argv)
     passes_through(argv)
+    writers(argv)
     found = []
     if answered(lambda: found.extend(discover(argv, "/vm", allow_outside=allow_outside))):
         assert all(os.path.isabs(disk.path) and disk.found_in for disk in found)

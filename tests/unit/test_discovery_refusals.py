@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from supervisor.discovery.disks import DiscoveryError, discover
+from supervisor.discovery.outside import writers
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -118,6 +119,14 @@ def test_a_writer_outside_the_guest_is_refused_unless_allowed(line: str) -> None
         discover(argv, "/vm")
     assert str(raised.value).startswith(f"cannot find the disks of {line}: ")
     assert [d.path for d in discover(argv, "/vm", allow_outside=True)] == ["/vm/a.img"]
+    assert writers(argv) == [line]
+
+
+def test_a_guest_that_writes_by_itself_has_no_writer_outside() -> None:
+    line = "-device virtio-blk-pci,drive=d -drive file=a.img,id=d -blockdev { -append nbd:unix:/s"
+    more = "-hda nbd://far/a nbd:a -blockdev file,filename=nbd:unix:/s -snapshot"
+    argv = ["qemu-kvm", *line.split(), *more.split()]
+    assert writers(argv) == []
 
 
 @pytest.mark.parametrize("image_format", ["", ",format=qcow2", ",format=vmdk"])
