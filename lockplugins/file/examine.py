@@ -58,20 +58,30 @@ def of_lockspaces(config: Mapping[str, str]) -> Iterator[Finding]:
 
 def of_directory(path: str) -> Iterator[Finding]:
     """Yield what is found of a directory, or of the one that it will be made in."""
-    at = path
-    while not os.path.lexists(at):
-        at = os.path.dirname(at)
-    place = at if at == path else f"{path}, to be made in {at}"
-    yield _of(exclusion.NAME, place, exclusion.of_directory(at))
+    place = path
     try:
+        at, place = nearest(path)
         fd = os.open(at, os.O_PATH | os.O_CLOEXEC)
     except OSError as error:
-        yield reach.NAME, False, cause(error, place), "give us a directory that we may enter"
+        yield exclusion.NAME, False, cause(error, place), "name a directory that we may enter"
         return
+    yield _of(exclusion.NAME, place, exclusion.of_directory(at))
     try:
         yield _of(reach.NAME, place, reach.of_file(fd))
     finally:
         os.close(fd)
+
+
+def nearest(path: str) -> tuple[str, str]:
+    """Return the directory, or where it will be made, and that in words; raises OSError."""
+    at = path
+    while True:
+        try:
+            os.stat(at)
+        except FileNotFoundError:
+            at = os.path.dirname(at)
+        else:
+            return at, at if at == path else f"{path}, to be made in {at}"
 
 
 def _of(check: str, place: str, found: tuple[bool, str, str]) -> Finding:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 
+from lockplugins.contract import cause
 from supervisor.doctor.asking import Check
 from supervisor.doctor.names import Name
 
@@ -32,7 +33,7 @@ def beside(
             return Check(Name.LIBVIRT, True, f"not installed: there is no {directory}/{_QEMU}")
         lockd = _read(f"{directory}/{_LOCKD}") or {}
     except OSError as error:
-        evidence = f"{error.filename} cannot be read: {os.strerror(error.errno or 0)}"
+        evidence = f"cannot be read: {cause(error, error.filename)}"
         return Check(Name.LIBVIRT, False, evidence, "ask as root")
     manager = settings.get("lock_manager", "nop")
     if manager == "lockd":

@@ -14,7 +14,7 @@ import signal
 import socket
 import struct
 
-from lockplugins.contract import LockError
+from lockplugins.contract import LockError, cause
 from supervisor.doctor.names import Name
 from supervisor.guard.carrier import CAPACITY, Carrier
 from supervisor.guard.deadline import KernelTimer
@@ -114,8 +114,7 @@ def pid_namespace(_spec: GuestSpec, _command: list[str]) -> Iterator[Finding]:
     try:
         unshare(_CLONE_NEWPID)
     except OSError as error:
-        denied = os.strerror(error.errno or 0)
-        why = f"unshare(CLONE_NEWPID): {denied}: guests that need it are refused"
+        why = f"unshare(CLONE_NEWPID): {cause(error)}: guests that need it are refused"
         yield Name.PID_NAMESPACE, False, why, "run as root, or with CAP_SYS_ADMIN"
         return
     with Process(init) as process:
@@ -190,7 +189,7 @@ def descriptors(_spec: GuestSpec, _command: list[str]) -> Iterator[Finding]:
     except LockError as error:
         why = error.reason
     except OSError as error:
-        why = os.strerror(error.errno or 0)
+        why = cause(error)
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     beside = f"hard RLIMIT_NOFILE {hard}; this user is seen to have {in_flight} in flight already"
     if done == CAPACITY:
@@ -205,7 +204,7 @@ def oom(_spec: GuestSpec, _command: list[str]) -> Iterator[Finding]:
         with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
             file.write("-1000")
     except OSError as error:
-        why = f"oom_score_adj -1000: {os.strerror(error.errno or 0)}: when memory is short the"
+        why = f"oom_score_adj -1000: {cause(error)}: when memory is short the"
         why += " kernel may choose a supervisor, whose guest dies with it"
         yield Name.OOM, False, why, "run as root, or with CAP_SYS_RESOURCE"
     else:

@@ -10,7 +10,7 @@ import json
 import os
 import sys
 
-from lockplugins.contract import LockError
+from lockplugins.contract import LockError, cause
 from supervisor import spec
 from supervisor.doctor.names import Name
 from supervisor.doctor.trial import kernel, places, program
@@ -52,6 +52,7 @@ def main() -> None:
     except LockError as error:
         found = [(name, False, error.reason, error.advice)]
     except (OSError, ImportError) as error:
-        found = [(name, False, f"cannot be tried: {error}", "see what denies it")]
+        why = cause(error) if isinstance(error, OSError) else error
+        found = [(name, False, f"cannot be tried: {why}", "see what denies it")]
     os.write(answer_fd, json.dumps(found).encode())
     os._exit(0)

@@ -10,6 +10,7 @@ import os
 import stat
 
 from lockplugins import registry
+from lockplugins.contract import cause
 from lockplugins.file import examine, exclusion, reach
 from supervisor.doctor.names import Name
 
@@ -35,19 +36,17 @@ def plugin(guest: GuestSpec, _command: list[str]) -> Iterable[Finding]:
 
 
 def runtime_dir(guest: GuestSpec, _command: list[str]) -> Iterator[Finding]:
-    at = base = guest.runtime_dir
-    while not os.path.lexists(at):
-        at = os.path.dirname(at)
+    base = guest.runtime_dir
     try:
-        yield _directory(base, at)
+        at, place = examine.nearest(base)
+        yield _directory(base, at, place)
     except OSError as error:
-        why = f"{at}: {os.strerror(error.errno or 0)}"
-        yield Name.RUNTIME_DIR, False, why, "give another with --runtime-dir"
+        yield Name.RUNTIME_DIR, False, cause(error, base), "give another with --runtime-dir"
         return
     yield from (found for found in examine.of_directory(base) if found[0] == exclusion.NAME)
 
 
-def _directory(base: str, at: str) -> Finding:
+def _directory(base: str, at: str, place: str) -> Finding:
     status, room = os.stat(at), os.statvfs(at)
     fd = os.open(at, os.O_PATH | os.O_CLOEXEC)
     try:
@@ -55,9 +54,8 @@ def _directory(base: str, at: str) -> Finding:
     finally:
         os.close(fd)
     kind = mount.type if mount else "a filesystem out of our sight"
-    where = base if at == base else f"{base}, to be made in {at}"
     free = room.f_bavail * room.f_frsize
-    words = f"{where} on {kind}, mode {stat.S_IMODE(status.st_mode):04o}, {free >> 10} KiB free"
+    words = f"{place} on {kind}, mode {stat.S_IMODE(status.st_mode):04o}, {free >> 10} KiB free"
     why, mend = _weakness(base, at, status)
     if not why and (free < _BYTES or (room.f_files and room.f_favail < _INODES)):
         why, mend = f"{room.f_favail} files more, too little for guests", "make room there"

@@ -12,6 +12,7 @@ import socket
 import stat
 import sys
 
+from lockplugins.contract import cause
 from supervisor import spec
 from supervisor.doctor.names import Name
 from supervisor.doctor.trial.kernel import Process, readable
@@ -57,8 +58,7 @@ def command(_guest: spec.GuestSpec, argv: list[str]) -> Iterator[Finding]:
     try:
         runs = stat.S_ISREG(os.stat(path).st_mode) and os.access(path, os.X_OK)
     except OSError as error:
-        why = f"{path}: {os.strerror(error.errno or 0)}"
-        yield Name.COMMAND, False, why, "install it, or name its path"
+        yield Name.COMMAND, False, cause(error, path), "install it, or name its path"
         return
     if not runs:
         yield Name.COMMAND, False, f"{path} is not an executable file", "name another"
