@@ -6,7 +6,6 @@ copy that everybody may read, as an installed package is.
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 import tempfile
@@ -15,56 +14,23 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from supervisor.spec import Containment, render
+from supervisor.spec import Containment
 from tests.faults import firmware, processes
+from tests.faults.public import Public
 from tests.support import insight
 from tests.support.contender import Contender
 from tests.support.guard import Guards
-from tests.support.sources import CHECKOUT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from supervisor.spec import GuestSpec
-    from tests.support.guard import Guard
 
 pytestmark = pytest.mark.usefixtures("as_root")
 
 DEADLINE_S = 20
-USER, GROUP = "nobody", "nogroup"
 RUNAS = ("-runas", "nobody")
 DISARMS = "which disarms the parent-death signal"
 NEEDS = "a PID namespace needs CAP_SYS_ADMIN; run as root, or change the command"
-
-
-class Public:
-    """A directory of USER's that everybody may enter, with a copy of the guard and a disk."""
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-        self.disk = firmware.image(f"{path}/disk")
-        self._code = f"{path}/code"
-        for package in ("supervisor", "lockplugins"):
-            shutil.copytree(f"{CHECKOUT}/{package}", f"{self._code}/{package}")
-        for module in ("prctl", "_prctl"):
-            found = importlib.util.find_spec(module)
-            assert found is not None
-            assert found.origin is not None
-            shutil.copy(found.origin, self._code)
-        shutil.chown(path, USER, GROUP)
-        shutil.chown(self.disk, USER, GROUP)
-
-    def argv(self, spec: GuestSpec) -> list[str]:
-        """Call the copied guard."""
-        spec.import_dirs = [self._code]
-        return [word.replace(CHECKOUT, self._code) for word in render(spec)]
-
-    def start(self, guards: Guards, command: Sequence[str], containment: str) -> Guard:
-        """Start a guard of USER's for `command`."""
-        spec = guards.spec(self.disk, containment=containment)
-        return guards.start(
-            spec, command, argv_of=self.argv, user=USER, group=GROUP, extra_groups=[], cwd=self.path
-        )
 
 
 @pytest.fixture

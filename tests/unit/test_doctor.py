@@ -135,7 +135,7 @@ def test_settings_of_libvirts_that_cannot_be_read_are_no_good_news(tmp_path: Pat
     (tmp_path / "qemu.conf").mkdir()
     check = libvirt.beside("file", {}, str(tmp_path))
     assert not check.ok
-    assert check.evidence == f"{tmp_path}/qemu.conf cannot be read: Is a directory"
+    assert check.evidence == f"cannot be read: {tmp_path}/qemu.conf: Is a directory (EISDIR)"
 
 
 def test_a_person_sees_each_check_its_evidence_and_the_mend(
