@@ -35,14 +35,14 @@ class Filesystem:
 
 
 @contextmanager
-def filesystem(directory: str | os.PathLike[str]) -> Iterator[Filesystem]:
+def filesystem(directory: str | os.PathLike[str], options: str = "loop") -> Iterator[Filesystem]:
     """Make and mount one under `directory`; thawed and unmounted in the end."""
     image, path = f"{os.fspath(directory)}/ext4", f"{os.fspath(directory)}/mounted"
     with open(image, "wb") as file:
         file.truncate(_SIZE)
     os.mkdir(path)
     _run("mkfs.ext4", "-q", "-F", image)
-    _run("mount", "-o", "loop", image, path)
+    _run("mount", "-o", options, image, path)
     mounted = Filesystem(path)
     try:
         yield mounted
