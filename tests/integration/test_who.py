@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-import signal
-import socket
-import struct
 import time
-from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from lockplugins.contract import Mode
-from supervisor.spec import Containment
-from tests.support import insight, spelling, waiting
-from tests.support.guard import DEADLINE_S, Guards
-from tests.support.locking import READ, WRITE, Locker, is_free, until_waited_for
+from tests.support import holding, spelling
+from tests.support.locking import Locker, is_free, until_waited_for
 from tests.support.qemu import idle_argv
 
 if TYPE_CHECKING:
@@ -27,136 +19,12 @@ if TYPE_CHECKING:
 
     from tests.support.command import Command
     from tests.support.gate import Gate
-    from tests.support.guard import Guard
-
-HOST = os.uname().nodename
-OUTLIVES = ("/usr/bin/setpriv", "--pdeathsig", "clear", "/bin/sleep", "1000000")
-UNSEEN = "a process that cannot be seen from here ("
-NOTHING_KNOWN = dict.fromkeys(
-    ("host", "guest", "uuid", "supervisor_pid", "child_pid", "since", "generation")
-)
-
-Holders = list[tuple[str, dict[str, object], str]]  # mode, fields, how the description begins
-
-
-class World:
-    """A disk, and all that it takes to have somebody hold it until the test's end."""
-
-    def __init__(self, tmp_path: Path, guards: Guards, gate: Gate) -> None:
-        self.guards = guards
-        self.gate = gate
-        self.elsewhere = tmp_path / "elsewhere"
-        self.until_end = ExitStack()
-        self.disk = str(tmp_path / "disk\x1b[2J.raw")
-        with open(self.disk, "wb") as file:
-            file.truncate(1 << 20)
-
-    def orphan(self, mode: str) -> Guard:
-        """Return a guard that is dead while its guest lives on."""
-        fields: dict[str, object] = {"name": "web1", "containment": Containment.PDEATHSIG}
-        guard = self.guards.run((mode, self.disk), command=OUTLIVES, **fields)
-        cleared = b"/bin/sleep"
-        waiting.until(
-            lambda: insight.read(guard.child_pid, "cmdline").startswith(cleared),
-            DEADLINE_S,
-            "the guest has disarmed its parent-death signal",
-        )
-        os.kill(guard.pid, signal.SIGKILL)
-        guard.wait()
-        return guard
-
-    def in_flight(self, kind: int) -> None:
-        """Have the disk locked by a description that no process has open."""
-        sender, receiver = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.until_end.enter_context(sender)
-        self.until_end.enter_context(receiver)
-        fd = os.open(self.disk, os.O_RDWR)
-        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", kind, os.SEEK_SET, 0, 1, 0))
-        socket.send_fds(sender, [b"x"], [fd])
-        os.close(fd)
-
-    def locker(self, kind: int, *, posix: bool) -> Locker:
-        return self.until_end.enter_context(Locker(self.disk, kind=kind, posix=posix))
-
-
-def ours(guard: Guard, mode: str = Mode.EXCLUSIVE) -> tuple[str, dict[str, object], str]:
-    words = f"guest {guard.spec.name} ({guard.spec.uuid}), supervisor pid {guard.pid}, "
-    fields = {
-        "host": HOST,
-        "guest": guard.spec.name,
-        "uuid": guard.spec.uuid,
-        "supervisor_pid": guard.pid,
-        "child_pid": guard.child_pid or None,
-    }
-    return mode, fields, words
-
-
-def another(locker: Locker, mode: str = Mode.EXCLUSIVE) -> tuple[str, dict[str, object], str]:
-    return mode, {**NOTHING_KNOWN, "host": HOST}, f"process {locker.pid} (python"
-
-
-def running(world: World) -> Holders:
-    return [ours(world.guards.run(world.disk, name="web1", command=idle_argv(world.disk)))]
-
-
-def acquiring(world: World) -> Holders:
-    """Its first lease is held, its second lock manager does not answer."""
-    fields = {**world.gate.fields, "plugin": "file+gate", "name": "web1"}
-    world.gate.shut("acquire")
-    guard = world.guards.start(world.guards.spec(world.disk, **fields))
-    world.gate.wait("acquire")
-    return [ours(guard)]
-
-
-def of_another_runtime_directory(world: World) -> Holders:
-    elsewhere = world.until_end.enter_context(Guards(world.elsewhere))
-    return [ours(elsewhere.run(world.disk, name="web1"))]
-
-
-def as_virtlockd(world: World) -> Holders:
-    return [another(world.locker(WRITE, posix=True))]
-
-
-def by_another_program(world: World) -> Holders:
-    return [another(world.locker(WRITE, posix=False))]
-
-
-def shared_by_three(world: World) -> Holders:
-    shared = (Mode.SHARED, world.disk)
-    guards = [world.guards.run(shared, name=name) for name in ("web1", "web2")]
-    reader = world.locker(READ, posix=True)
-    return [*(ours(guard, Mode.SHARED) for guard in guards), another(reader, Mode.SHARED)]
-
-
-def only_in_flight(world: World) -> Holders:
-    world.in_flight(WRITE)
-    return [(Mode.EXCLUSIVE, NOTHING_KNOWN, UNSEEN)]
-
-
-def one_seen_one_in_flight(world: World) -> Holders:
-    world.in_flight(READ)
-    reader = world.locker(READ, posix=False)
-    return [another(reader, Mode.SHARED), (Mode.SHARED, NOTHING_KNOWN, UNSEEN)]
-
-
-def outliving_its_guard(world: World) -> Holders:
-    guard = world.orphan(Mode.EXCLUSIVE)
-    mode, fields, _ = ours(guard)
-    words = f"guest web1 ({guard.spec.uuid}), its supervisor dead, guest pid {guard.child_pid}, "
-    return [(mode, {**fields, "supervisor_pid": None}, words)]
-
-
-def outliving_its_guard_beside_another(world: World) -> Holders:
-    guard = world.orphan(Mode.SHARED)
-    reader = world.locker(READ, posix=False)
-    fields = {"guest": "web1", "child_pid": guard.child_pid, "supervisor_pid": None}
-    words = f"guest web1 ({guard.spec.uuid}), its supervisor dead"
-    return [another(reader, Mode.SHARED), (Mode.SHARED, fields, words)]
+    from tests.support.guard import Guards
 
 
 @pytest.fixture
-def world(tmp_path: Path, guards: Guards, gate: Gate) -> Iterator[World]:
-    made = World(tmp_path, guards, gate)
+def world(tmp_path: Path, guards: Guards, gate: Gate) -> Iterator[holding.World]:
+    made = holding.World(tmp_path, guards, gate)
     with made.until_end:
         yield made
 
@@ -164,20 +32,20 @@ def world(tmp_path: Path, guards: Guards, gate: Gate) -> Iterator[World]:
 @pytest.mark.parametrize(
     "hold",
     [
-        running,
-        acquiring,
-        of_another_runtime_directory,
-        as_virtlockd,
-        by_another_program,
-        shared_by_three,
-        only_in_flight,
-        one_seen_one_in_flight,
-        outliving_its_guard,
-        outliving_its_guard_beside_another,
+        holding.running,
+        holding.acquiring,
+        holding.of_another_runtime_directory,
+        holding.as_virtlockd,
+        holding.by_another_program,
+        holding.shared_by_three,
+        holding.only_in_flight,
+        holding.one_seen_one_in_flight,
+        holding.outliving_its_guard,
+        holding.outliving_its_guard_beside_another,
     ],
 )
 def test_every_holder_is_named(
-    world: World, command: Command, hold: Callable[[World], Holders]
+    world: holding.World, command: Command, hold: Callable[[holding.World], holding.Holders]
 ) -> None:
     wanted = hold(world)
     answer = command.json("who", world.disk)
@@ -187,7 +55,7 @@ def test_every_holder_is_named(
     order = sorted(wanted, key=lambda one: one[2])
     for lease, (mode, fields, words) in zip(found, order, strict=True):
         holder = lease["holder"]
-        assert set(holder) == {*NOTHING_KNOWN, "description"}
+        assert set(holder) == {*holding.NOTHING_KNOWN, "description"}
         assert (lease["mode"], lease["state"]) == (mode, "held")
         assert {key: holder[key] for key in fields} == fields
         assert holder["description"].startswith(words), holder
@@ -200,10 +68,17 @@ def test_every_holder_is_named(
 
 
 @pytest.mark.parametrize(
-    "hold", [running, as_virtlockd, by_another_program, only_in_flight, outliving_its_guard]
+    "hold",
+    [
+        holding.running,
+        holding.as_virtlockd,
+        holding.by_another_program,
+        holding.only_in_flight,
+        holding.outliving_its_guard,
+    ],
 )
 def test_every_refusal_names_the_holder(
-    world: World, command: Command, hold: Callable[[World], Holders]
+    world: holding.World, command: Command, hold: Callable[[holding.World], holding.Holders]
 ) -> None:
     ((_mode, _fields, words),) = hold(world)
     refused = ("--no-discover", "--disk", f"{world.disk},exclusive", "/bin/true")
@@ -218,17 +93,17 @@ def test_every_refusal_names_the_holder(
     assert guest.spec.name == "other"
 
 
-def nobody(_world: World) -> None:
+def nobody(_world: holding.World) -> None:
     pass
 
 
-def qemu_without_a_lease(world: World) -> None:
+def qemu_without_a_lease(world: holding.World) -> None:
     """QEMU's own image locks are on."""
     argv = idle_argv(world.disk, locking_off=False)
     world.guards.run(plugin="nop", command=argv)
 
 
-def waiting_in_vain(world: World) -> None:
+def waiting_in_vain(world: holding.World) -> None:
     """A guard that waits for another disk has given this one back."""
     other = f"{world.disk}.other"
     with open(other, "wb"):
@@ -239,7 +114,7 @@ def waiting_in_vain(world: World) -> None:
 
 @pytest.mark.parametrize("hold", [nobody, qemu_without_a_lease, waiting_in_vain])
 def test_what_nobody_has_a_lease_on_is_free(
-    world: World, command: Command, hold: Callable[[World], None]
+    world: holding.World, command: Command, hold: Callable[[holding.World], None]
 ) -> None:
     hold(world)
     result = command("who", world.disk, "--json")
@@ -293,7 +168,7 @@ def test_a_block_device_has_a_holder_by_any_of_its_nodes(
 
 
 def test_lock_files_are_looked_at_and_every_part_of_a_composite_is_asked(
-    world: World, command: Command, tmp_path: Path
+    world: holding.World, command: Command, tmp_path: Path
 ) -> None:
     locks = tmp_path / "locks"
     config = tmp_path / "config.toml"
