@@ -40,8 +40,8 @@ PERSISTENT_MEMORY = ("acpi-erst", "cxl-type3", "nvdimm", "nvme", "spapr-nvdimm",
 PERSISTENT_KEYS = ("lsa", "memdev", "persistent-memdev", "pmrdev")
 CHANGING_DISKS = ("drive", "driver", "jsonfile", "share-rw", *PERSISTENT_KEYS)
 
-_DESCRIPTOR = re.compile(r"/(?:dev|proc/self)/fd/(\d+)")
-_DESCRIPTOR_SET = re.compile(r"/dev/fdset/(\d+)")
+_DESCRIPTOR = re.compile(r"/(?:dev|proc/self)/fd/([0-9]+)")
+_DESCRIPTOR_SET = re.compile(r"/dev/fdset/([0-9]+)")
 _CONFIG_SECTION = re.compile(r"^\s*\[\s*(drive|device)\b", re.MULTILINE)
 
 

@@ -13,6 +13,7 @@ from lockplugins.contract import Mode, Resource, ResourceType, cause
 from supervisor.discovery.disk import strongest
 from supervisor.discovery.domain_disks import found_disks
 from supervisor.discovery.errors import DiscoveryError
+from supervisor.discovery.images import opened
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 
 LONGEST = 4 << 20  # bytes, as many as libvirt itself takes from a client
 
-_ENCODING = re.compile(r"""\ufeff?<\?xml[^>]*\sencoding\s*=\s*["']([^"']*)""")
-_UUID = re.compile(r"(\w{8})(\w{4})(\w{4})(\w{4})(\w{12})")
+_ENCODING = r"""\ufeff?<\?xml[^>]*\sencoding\s*=\s*["']([^"']*)"""
+_UUID = r"(\w{8})(\w{4})(\w{4})(\w{4})(\w{12})"
 
 
 class Domain:
@@ -48,7 +49,7 @@ class Domain:
 def read(path: str) -> str:
     """Return the text of a file; what is no file is refused, not waited for."""
     try:
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY), "rb") as file:
+        with open(opened(path), "rb") as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise _wrong("not a regular file", "save the XML to one", path)
@@ -80,7 +81,7 @@ def _root(text: str) -> Element:
     """Return the root element of a document that defines no entities."""
     if "<!DOCTYPE" in text or "<!ENTITY" in text:
         raise _wrong("it has a DOCTYPE or an ENTITY, which libvirt never writes")
-    encoding = _ENCODING.match(text)
+    encoding = re.match(_ENCODING, text)
     if encoding and encoding.group(1).upper() not in {"UTF-8", "UTF8", "US-ASCII"}:
         raise _wrong(f"its encoding is {encoding.group(1)}", "convert it to UTF-8")
     from xml.etree import ElementTree as ET  # 5 ms that only --domain-xml costs
@@ -100,7 +101,7 @@ def _uuid(given: str | None) -> str | None:
     """Return a uuid as everyone but libvirt wants it: libvirt takes it without dashes, too."""
     if given is None:
         return None
-    digits = _UUID.fullmatch("".join(given.split()).replace("-", ""))
+    digits = re.fullmatch(_UUID, "".join(given.split()).replace("-", ""))
     return "-".join(digits.groups()) if digits else given
 
 

@@ -114,17 +114,20 @@ def read_header(path: str, image_format: str | None, base: int = 0) -> Header | 
         os.close(fd)
 
 
-def _open(path: str) -> int | None:
-    """Open a regular file or block device; nothing changes, no device waits or rewinds."""
+def opened(path: str) -> int:
+    """Open a file for reading; no timestamp changes, no device waits or rewinds."""
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY
     try:
+        return os.open(path, flags | os.O_NOATIME)
+    except PermissionError:  # O_NOATIME is the owner's
+        return os.open(path, flags)
+
+
+def _open(path: str) -> int | None:
+    """Open a regular file or block device; None if it is neither, or cannot be opened."""
+    try:
         mode = os.stat(path).st_mode
-        if not stat.S_ISREG(mode) and not stat.S_ISBLK(mode):
-            return None
-        try:
-            return os.open(path, flags | os.O_NOATIME)
-        except PermissionError:  # O_NOATIME is the owner's
-            return os.open(path, flags)
+        return opened(path) if stat.S_ISREG(mode) or stat.S_ISBLK(mode) else None
     except OSError as error:
         if error.errno in _UNREADABLE:
             return None

@@ -130,7 +130,9 @@ def test_elements_nested_without_end_do_no_harm() -> None:
 
 def test_a_file_is_read_without_waiting(tmp_path: Path) -> None:
     (tmp_path / "a.xml").write_text("<domain>\u00e9</domain>", encoding="utf-8")
+    os.utime(tmp_path / "a.xml", (1, 2))
     assert read(str(tmp_path / "a.xml")) == "<domain>\u00e9</domain>"
+    assert os.stat(tmp_path / "a.xml").st_atime == 1
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "latin").write_bytes(b"<domain>\xe9</domain>")
     (tmp_path / "utf16").write_text("<domain/>", encoding="utf-16")
