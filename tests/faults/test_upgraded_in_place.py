@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from supervisor.spec import GuestSpec
+    from tests.support.command import Command
     from tests.support.guard import Guard, Guards
 
 UPGRADED = "lock-supervisor: cannot load the control pipe: "
@@ -64,7 +65,7 @@ def unanswered(guard: Guard) -> None:
 
 @pytest.mark.parametrize("change", [Installed.upgrade, Installed.remove])
 def test_the_guest_runs_on_and_is_told_of_once(
-    change: Callable[[Installed], None], guards: Guards, tmp_path: Path
+    change: Callable[[Installed], None], guards: Guards, command: Command, tmp_path: Path
 ) -> None:
     installed = Installed(tmp_path)
     disk = tmp_path / "disk.img"
@@ -76,8 +77,10 @@ def test_the_guest_runs_on_and_is_told_of_once(
     unanswered(guard)
     assert guard.stderr().count(UPGRADED) == 1
     assert guards.refusal(disk).code == 110
-    signal.pidfd_send_signal(guard.pidfd, signal.SIGTERM)
-    assert guard.wait().code == 128 + signal.SIGTERM
+    assert command("child", guard.spec.uuid).out == f"{guard.child_pid}\n"
+    assert command.json("status", guard.spec.uuid)["state"] == "unknown"
+    assert command("kill", guard.spec.uuid).code == 0
+    assert guard.wait().code == -signal.SIGKILL
 
 
 def test_asked_before_it_answers_for_ever(guards: Guards, tmp_path: Path) -> None:

@@ -111,6 +111,26 @@ def test_its_parts_are_where_debian_looks_for_them(debian: Machine) -> None:
     assert "lock" not in debian.ok("ls", "/usr/lib/python3/dist-packages")
 
 
+PLUGIN = """
+import os, sys
+place = "/usr/local/lib/python%d.%d/dist-packages" % sys.version_info[:2]
+os.makedirs(f"{place}/theirs.dist-info")
+with open(f"{place}/theirs.py", "w") as file:
+    file.write("from lockplugins.nop import NopPlugin\\n")
+    file.write("class Theirs(NopPlugin): name = 'theirs'\\n")
+with open(f"{place}/theirs.dist-info/entry_points.txt", "w") as file:
+    file.write("[lockplugins]\\ntheirs = theirs:Theirs\\n")
+"""
+
+
+def test_a_plugin_that_pip_has_installed_is_found(debian: Machine) -> None:
+    theirs = ["run", "--plugin", "theirs", "--no-discover", "--", "sh", "-c", "exit 7"]
+    assert debian.run(COMMAND, *theirs).code == 2
+    debian.ok("python3", "-c", PLUGIN)
+    assert debian.run(COMMAND, *theirs).code == 7
+    debian.ok("sh", "-c", "rm -r /usr/local/lib/python3.*/dist-packages/theirs*")
+
+
 def test_a_guest_outlives_an_upgrade_and_is_still_answered_for(
     debian: Machine, packages: Packages, tmp_path: Path
 ) -> None:
