@@ -64,3 +64,19 @@ def test_inquire_names_every_holder_and_changes_nothing(
     assert manager.facts([disk]) == before
     assert sorted(holder.mode for holder in found) == list(held)
     assert {holder.pid for holder in found} == {guard.pid for guard in holders}
+
+
+@pytest.mark.parametrize("mode", Mode.ALL)
+def test_a_lease_is_named_before_it_is_acquired_and_nothing_is_touched(
+    manager: Setup, guards: Guards, plugin: Plugin, mode: str
+) -> None:
+    disk = manager.disk("disk")
+    before = manager.facts([disk])
+    named = plugin.named(Resource(disk, mode))
+    assert manager.facts([disk]) == before
+    assert manager.held(disk) == []
+    guard = guards.run((mode, disk))
+    with guard.connect() as connection:
+        leases = connection.execute("query-leases")
+    assert isinstance(leases, list)
+    assert [(lease["lockspace"], lease["lease"]) for lease in leases] == named

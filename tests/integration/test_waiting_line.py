@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    from tests.support.gate import Gate
     from tests.support.guard import Guard, Guards
 
 SPEAKS = ("/bin/sh", "-c", "printf first")
@@ -184,6 +185,21 @@ def test_a_terminal_that_is_stopped_holds_nothing_up(
     terminal.type(CONTROL_Q)
     screen.until(lambda lines: "".join(lines).startswith("first"), "and speaks when it may")
     assert guard.wait().code == 0
+
+
+def test_an_inquiry_that_hangs_holds_nothing_up(
+    guards: Guards, terminal: Terminal, disk: str, other: Locker, gate: Gate
+) -> None:
+    screen = Screen(terminal, WIDE)
+    gate.shut("inquire")
+    guards.defaults = {**gate.fields, "plugin": "gate+file"}
+    guard = waits(guards, terminal, disk)
+    gate.wait("inquire")
+    other.end()
+    guard.ready()
+    screen.until(lambda lines: lines == ["first"], "the guest speaks")
+    assert guard.wait().code == 0
+    assert set(screen.seen) <= {"first"}
 
 
 def test_a_background_job_draws_nothing_and_is_not_stopped(

@@ -1,4 +1,4 @@
-"""Which plugin waits at a gate? A stand-in whose acquire and release block until the test says so.
+"""Which plugin waits at a gate? A stand-in whose verbs block until the test says so.
 
 Registered the public way (`class=gate=…:GatePlugin`). A gate is a FIFO in the
 plugin's directory, named after the verb: where there is none, the verb passes.
@@ -35,6 +35,7 @@ class GatePlugin(Plugin):
         self._pass("release")
 
     def inquire(self, resource: Resource) -> list[Holder]:  # noqa: ARG002 - the contract's signature
+        self._pass("inquire")
         return []
 
     def _pass(self, verb: str) -> None:

@@ -40,6 +40,9 @@ class StandIn(Plugin):
     def inquire(self, resource: Resource) -> list[Holder]:
         return [Holder(Mode.SHARED, f"{self.name} {resource.path}")]
 
+    def named(self, resource: Resource) -> list[tuple[str, str]]:
+        return [(self.name, resource.path)]
+
     def _write(self, text: str) -> None:
         self.log.append(f"{self.name}: {text}")
         refusal = self.refuse.get(f"{self.name}: {text}")

@@ -105,6 +105,9 @@ def test_each_resource_goes_to_the_plugins_that_take_its_type() -> None:
     assert StandIn.log == ["machine: acquire c7f1", "one: acquire /a"]
     assert [holder.description for holder in both.inquire(A)] == ["one /a"]
     assert [holder.description for holder in load("two+one").inquire(A)] == ["two /a", "one /a"]
+    assert both.named(A) == [("one", "/a")]
+    assert load("two+one").named(A) == [("two", "/a"), ("one", "/a")]
+    assert load("nop").named(A) == []
     with pytest.raises(UnsupportedError, match="no part of one\\+two leases that"):
         load("one+two").acquire([A, vm], None)
     assert StandIn.log[2:] == []
