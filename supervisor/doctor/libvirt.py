@@ -22,6 +22,8 @@ _QEMU, _LOCKD = "qemu.conf", "qemu-lockd.conf"
 _SETTING = re.compile(r"""^\s*(\w+)\s*=\s*(?:"([^"]*)"|'([^']*)'|(\w+))""", re.MULTILINE)
 _KEYS = ("file_lockspace_dir", "lvm_lockspace_dir", "scsi_lockspace_dir")
 _RESTART = "and restart libvirtd"
+# Ours lock the image besides.
+_ON_IMAGES = "they see each other's locks on images, which for a block device end with this host"
 
 
 def beside(
@@ -66,7 +68,8 @@ def _lockd(
     for key in _KEYS:
         if _same(lockd.get(key)) != _same(table.get(key)):
             here, there = table.get(key, "not set"), lockd.get(key, "not set")
-            evidence = f"{words}, where {key} is {there}; ours is {here}: neither sees the other"
+            meet = "neither sees the other" if lockd.keys() & set(_KEYS) else _ON_IMAGES
+            evidence = f"{words}, where {key} is {there}; ours is {here}: {meet}"
             file = ours or "our configuration file"
             wanted = f'set {key} = "{there}"' if key in lockd else f"remove {key}"
             return Check(Name.LIBVIRT, False, evidence, f"{wanted} in [file] of {file}")

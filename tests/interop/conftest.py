@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tests.support.command import Command
     from tests.support.libvirt import Host, Hosts
 
-MODES = ("direct", "indirect")
+MODES = ("direct", pytest.param("indirect", marks=pytest.mark.slow))
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ lease is seen, not stopped by luck.
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from pathlib import Path
@@ -15,11 +16,14 @@ import pytest
 
 from tests.interop.sides import THEIRS, Sides
 from tests.support import proclocks
+from tests.support.command import PROGRAM
 from tests.support.domain import Disk, domain_xml
 from tests.support.libvirt import end_process
 from tests.support.spelling import run
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from tests.support.command import Command
     from tests.support.libvirt import Hosts
     from tests.support.spelling import Names
@@ -46,17 +50,28 @@ def assert_excluded(sides: Sides, theirs: Disk, ours: str, *, excluded: bool) ->
 MISMATCHES = [
     pytest.param("indirect", None, False, id="theirs indirect, ours direct"),
     pytest.param("indirect", "elsewhere", False, id="two directories"),
+    # On this host: ours lock the image as well.
     pytest.param("direct", "elsewhere", True, id="theirs direct, ours indirect"),
 ]
 
 
 @pytest.mark.parametrize(("mode", "ours", "excluded"), MISMATCHES)
-def test_both_sides_are_to_be_configured_alike(
+def test_both_sides_are_to_be_configured_alike_and_doctor_says_so(
     sides: Sides, ours: str | None, *, excluded: bool
 ) -> None:
+    assert doctor_on_libvirt(sides)["ok"]
     sides.configure_ours(sides.directory / ours if ours else None)
+    found = doctor_on_libvirt(sides)
+    assert not found["ok"]
+    assert ("neither sees the other" in found["evidence"]) == (not excluded)
     disk = sides.disk()
     assert_excluded(sides, Disk(disk), disk, excluded=excluded)
+
+
+def doctor_on_libvirt(sides: Sides) -> dict[str, Any]:
+    answer = sides.host.run(PROGRAM, "doctor", "--json", "--config", str(sides.config))
+    (found,) = (one for one in json.loads(answer.out)["checks"] if one["check"] == "libvirt")
+    return dict(found)
 
 
 @pytest.mark.parametrize("theirs_by_link", [False, True])

@@ -93,7 +93,7 @@ def test_a_version_1_freezer_that_somebody_may_freeze_weakens(
             "file",
             {FILES: "/locks"},
             False,
-            f"{FILES} is not set; ours is /locks",
+            f"{FILES} is not set; ours is /locks: they see each other's locks on images",
             f"remove {FILES} in [file] of /our.toml",
         ),
         ('lock_manager = "lockd"', f'{FILES} = "/l/"', "nop+file", {FILES: "/l"}, True, "/l", ""),
