@@ -67,7 +67,8 @@ class WaitingLine:
             with self._drawing:
                 if self._still() and _in_foreground(self._fd):
                     self._drawn = True
-                    self._put(f"lock-supervisor: waiting {now - self._since:.0f} s for {words}")
+                    waited = f"waiting {now - self._since:.0f} s (^C gives up) for {words}"
+                    self._put(f"lock-supervisor: {waited}")
             self._over.acquire(timeout=EVERY_S)
 
     def end(self) -> None:
@@ -87,7 +88,7 @@ class WaitingLine:
         if found is None:
             return "its leases"
         resource, holder = found
-        return f"{resource.type} {resource.path}, held by {holder.words()}  (^C gives up)"
+        return f"{resource.type} {resource.path}, held by {holder.words()}"
 
     def _put(self, text: str) -> None:
         """Have the terminal's line say `text` alone, the cursor at its beginning."""

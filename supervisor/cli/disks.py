@@ -28,7 +28,9 @@ _ANSWER_S = 60.0  # a lock manager in a cluster may take its time
 @click.argument("disk", type=path, metavar="PATH[,OPTION...]")
 @located
 def attach_command(guest: str, disk: str, config: str | None, runtime_dir: str | None) -> None:
-    """Acquire a lease on PATH for the running GUEST, before QEMU opens it.
+    """Acquire a lease on PATH for the running GUEST.
+
+    Before QEMU opens it (blockdev-add): refused, there is nothing to undo.
 
     OPTION: exclusive (default), shared, readonly, copied, id=IDENTITY.
 
@@ -52,7 +54,9 @@ def attach_command(guest: str, disk: str, config: str | None, runtime_dir: str |
 @click.argument("path", shell_complete=candidates.leased)
 @located
 def detach_command(guest: str, path: str, config: str | None, runtime_dir: str | None) -> None:
-    """Release the lease on PATH, after QEMU has closed it (DEVICE_DELETED, blockdev-del).
+    """Release the lease on PATH of the running GUEST.
+
+    After QEMU has closed it (DEVICE_DELETED, then blockdev-del).
 
     Example: lock-supervisor detach web1 /images/data.qcow2
     """

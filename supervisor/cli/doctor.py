@@ -36,11 +36,11 @@ _WEAK = 1
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
 @describes_a_guest(command_required=False)
 def doctor_command(*, as_json: bool, **given: Unpack[Given]) -> None:
-    """Can this host keep the promise? Each check with its evidence and the mend.
+    """Can this host keep the promise?
 
-    With COMMAND or --disk also for these disks and this command line: takes
-    run's options, starts nothing of it, leaves no trace. Exits with 1 if
-    something weakens the promise.
+    Each check with its evidence and the mend. With COMMAND or --disk also for
+    these disks and this command line: takes run's options, starts nothing of
+    it, leaves no trace. Exits with 1 if something weakens the promise.
 
     Example: lock-supervisor doctor -- qemu-system-x86_64 -drive file=web1.qcow2
     """

@@ -75,7 +75,9 @@ def list_command(config: str | None, runtime_dir: str | None, *, as_json: bool) 
 def status_command(
     guest: str, config: str | None, runtime_dir: str | None, *, as_json: bool
 ) -> None:
-    """Show one guest: leases, deadline, containment, the guarantee in words.
+    """Show one guest: its leases, and the guarantee in words.
+
+    And its deadline, its containment, what QEMU has open without a lease.
 
     Example: lock-supervisor status web1
     """

@@ -44,9 +44,10 @@ _HOLDS_NOTHING = {"no_discover": True, "disk": (), "lease": (), "domain_xml": No
 def who_command(
     disk: str, plugin: str | None, config: str | None, runtime_dir: str | None, *, as_json: bool
 ) -> None:
-    """Show who holds leases on DISK: exits with 0 if anybody does, with 1 if it is free.
+    """Show who holds the leases on DISK.
 
-    Exits with 111 if that cannot be told. Takes nothing, and leaves no trace.
+    Exits with 0 if anybody does, with 1 if it is free, with 111 if that cannot
+    be told. Takes nothing, and leaves no trace.
 
     Example: lock-supervisor who /images/web1.qcow2
     """

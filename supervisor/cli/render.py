@@ -7,7 +7,9 @@ must not know where the values come from.
 from __future__ import annotations
 
 import json
+import os
 import sys
+from textwrap import wrap
 
 from lockplugins.contract import LockError, cause, shown
 
@@ -23,7 +25,9 @@ NAME = "lock-supervisor"
 
 _GAP = "  "
 _NOTHING = "-"
+_LEAST_ROOM = 20
 _COLUMNS = ("name", "uuid", "state", "supervisor_pid", "child_pid", "plugin", "leases", "since")
+_FIRST = ("name", "uuid", "state", "guarantee")  # of what status says
 _PLAN_HEADING = ("DISK", "MODE", "FOUND IN", "LEASE", "HELD BY")
 _MODES = "exclusive: the guest may write it; shared: it only reads it, and so may others"
 _LEASE_COLUMNS = ("resource", "type", "mode", "state", "lockspace", "lease", "generation")
@@ -74,8 +78,9 @@ def put_status(status: Mapping[str, object]) -> None:
     """Print everything about one guest: a field a line, then its leases."""
     unleased = status.get("unleased")
     leases = status.get("leases")
-    fields = {key: value for key, value in status.items() if key not in {"leases", "unleased"}}
-    rows: list[list[object]] = [[f"{key.replace('_', ' ')}:", v] for key, v in fields.items()]
+    keys = (*_FIRST, *(key for key in status if key not in {*_FIRST, "leases", "unleased"}))
+    known = {key: status[key] for key in keys if status.get(key) is not None}
+    rows: list[list[object]] = [[f"{key.replace('_', ' ')}:", v] for key, v in known.items()]
     if isinstance(unleased, list):
         rows += [["unleased:", path] for path in unleased]
     put(_table(rows))
@@ -113,12 +118,13 @@ def _planned(row: Mapping[str, object]) -> list[object]:
 
 def put_checks(checks: Sequence[Check]) -> None:
     """Print doctor's checks: a line each, below it what to do; one sentence in the end."""
-    names = [shown(f"{check.check} {check.subject or ''}".rstrip()) for check in checks]
-    width = max(map(len, names))
-    for check, name in zip(checks, names, strict=True):
-        put(f"{'ok  ' if check.ok else 'WEAK'}  {name:{width}}  {shown(check.evidence)}")
+    rows = []
+    for check in checks:
+        name = f"{check.check} {check.subject or ''}".rstrip()
+        rows.append(("ok" if check.ok else "WEAK", name, check.evidence))
         if check.mend:
-            put(f"      {'':{width}}  -> {shown(check.mend)}")
+            rows.append(("", "", f"-> {check.mend}"))
+    put(_table(rows))
     weak = sum(not check.ok for check in checks)
     if weak:
         put(f"\n{weak} of {len(checks)} checks found what weakens the promise: WEAK, and the mend.")
@@ -131,10 +137,29 @@ def _heading(columns: Sequence[str]) -> list[object]:
 
 
 def _table(rows: Sequence[Sequence[object]]) -> str:
+    """Align columns; on a terminal what does not fit goes on below, in its last column."""
     cells = [[_NOTHING if cell is None else shown(str(cell)) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = (
-        _GAP.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        for row in cells
-    )
+    indent = sum(widths[:-1]) + len(_GAP) * (len(widths) - 1)
+    room = _columns() - indent
+    lines = []
+    for row in cells:
+        head = "".join(c.ljust(w) + _GAP for c, w in zip(row[:-1], widths[:-1], strict=True))
+        first, *more = _flow(row[-1], room)
+        lines += [f"{head}{first}", *(f"{'':{indent}}{line}" for line in more)]
     return "\n".join(line.rstrip() for line in lines)
+
+
+def _flow(text: str, room: int) -> list[str]:
+    """Return `text` in lines of `room` columns, in one where that is no use."""
+    if len(text) <= room or room < _LEAST_ROOM:
+        return [text]
+    return wrap(text, room, break_long_words=False, break_on_hyphens=False)
+
+
+def _columns() -> int:
+    """Return the width to write for: a terminal's, else enough for anything."""
+    try:
+        return os.get_terminal_size(sys.stdout.fileno()).columns or sys.maxsize
+    except (OSError, ValueError, AttributeError):
+        return sys.maxsize

@@ -196,3 +196,12 @@ def test_closed_standard_descriptors_are_no_fault(
         assert main.execute(["child", "nobody"]) == 1
         monkeypatch.setattr("sys.stdout", None)
         assert main.execute(["list"]) == 111
+
+
+def test_help_says_of_each_command_in_one_whole_line_what_it_does(
+    capsysbinary: pytest.CaptureFixture[bytes],
+) -> None:
+    assert main.execute(["--help"]) == 0
+    listed = capsysbinary.readouterr().out.decode().partition("Commands:\n")[2]
+    assert {line.split()[0] for line in listed.splitlines()} == COMMANDS
+    assert "..." not in listed
