@@ -93,7 +93,7 @@ def _root(text: str) -> Element:
     except UnicodeEncodeError as error:
         raise _wrong("not Unicode") from error
     if root.tag != "domain":
-        raise _wrong(f"its root is <{root.tag}>, not <domain>", "virsh dumpxml prints one")
+        raise _wrong(f"its root is <{root.tag}>, not <domain>")
     return root
 
 
@@ -128,5 +128,7 @@ def _lease(element: Element) -> Resource:
     )
 
 
-def _wrong(reason: str, advice: str = "", name: str = "") -> DiscoveryError:
+def _wrong(
+    reason: str, advice: str = "take what virsh dumpxml prints", name: str = ""
+) -> DiscoveryError:
     return DiscoveryError("read", f"domain XML {name}".rstrip(), reason, advice)

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import subprocess
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from supervisor.discovery.disks import passes_through
+from supervisor.discovery.disks import PERSISTENT_KEYS, PERSISTENT_MEMORY, passes_through
 from supervisor.discovery.options import ALONE, WITH_VALUE
-from tests.support.qemu import QEMU
+from tests.support.qemu import QEMU, Monitor, idle_argv
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 DEADLINE_S = 30
 # Options that QEMU had before 7.2 or has since.
 OF_OTHER_VERSIONS = {"enable-hax", "jitdump", "perfmap", "run-with", "shim", "watchdog"}
+
+# Whose memory ends with the guest, or is made for several.
+VOLATILE = ("ivshmem-plain", "pc-dimm", "sgx-epc", "virtio-mem")
+ENDS_QEMU = ("-gl", "virgl")  # asked for a module that is not installed
 
 # QEMU prints these and exits.
 HELP = """
@@ -68,3 +72,35 @@ def test_a_command_line_that_passes_through_starts_no_guest(
     )
     assert done.returncode in {0, 1}  # 1 where QEMU has no better manners
     assert done.stdout + done.stderr
+
+
+def test_every_property_by_which_a_device_names_a_disk_is_known(
+    require: Callable[[str], str],
+) -> None:
+    require(QEMU)
+    drives, memory = set(), set()
+    for device, name, kind, description in properties():
+        if "block device to use as a backend" in description:
+            drives.add(name)
+        volatile = device.startswith(VOLATILE) or name == "volatile-memdev"
+        if kind.startswith("link<memory-backend") and not volatile:
+            memory.add((device.startswith(PERSISTENT_MEMORY), name in PERSISTENT_KEYS))
+    assert drives == {"drive"}
+    assert memory == {(True, True)}
+
+
+def properties() -> Iterator[tuple[str, str, str, str]]:
+    """Yield QEMU's devices with the names, types and descriptions of their properties."""
+    with Monitor() as monitor:
+        argv = [*idle_argv(), *monitor.argv]
+        process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, pass_fds=[monitor.fd])
+        try:
+            types: Any = monitor.execute("qom-list-types", implements="device", abstract=False)
+            for device in (found["name"] for found in types):
+                if not any(word in device for word in ENDS_QEMU):
+                    listed: Any = monitor.execute("device-list-properties", typename=device)
+                    for found in listed:
+                        yield device, found["name"], found["type"], found.get("description", "")
+        finally:
+            process.kill()
+            process.wait(DEADLINE_S)
