@@ -54,8 +54,6 @@ class Sides:
         os.truncate(path, DISK_BYTES)
         return str(path)
 
-    # -- theirs -------------------------------------------------------------------------------
-
     def start_theirs(self, *disks: Disk | str, name: str = THEIRS) -> None:
         started = self.try_theirs(*disks, name=name)
         assert started.code == 0, started
@@ -96,8 +94,6 @@ class Sides:
         path.write_text(Disk(disk).xml("vdz"))
         return str(path)
 
-    # -- ours ---------------------------------------------------------------------------------
-
     def ours(self, *disks: str, command: Sequence[str] = ()) -> list[str]:
         """Return run's arguments, for an idle guest if not told; a disk may end in SHARED."""
         words: list[str] = []
@@ -134,8 +130,6 @@ class Sides:
         failed = self.command("run", *self.ours(command=guest_argv(disk, locking_off=False)))
         assert failed.code == 1, failed
         assert 'Failed to get "write" lock' in failed.err
-
-    # -- the lease ----------------------------------------------------------------------------
 
     def lease(self, disk: str) -> str:
         """Return the file that libvirt locks for the disk."""

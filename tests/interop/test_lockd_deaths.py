@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import signal
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -94,6 +95,28 @@ def test_libvirtd_is_killed_and_their_guest_keeps_its_lease(own_sides: Sides) ->
     host.start_libvirtd()
     own_sides.until_theirs_are_off()
     assert own_sides.is_locked(disk) in own_sides.theirs_refused(disk)
+
+
+def test_a_virtlockd_that_executes_itself_anew_keeps_their_leases(own_sides: Sides) -> None:
+    disk, host = own_sides.disk(), own_sides.host
+    own_sides.start_theirs(disk)
+    before = auxiliary_vector(host.virtlockd_pid)
+    os.kill(host.virtlockd_pid, signal.SIGUSR1)  # as an upgrade does
+    waiting.until(
+        lambda: auxiliary_vector(host.virtlockd_pid) not in {b"", before},
+        DEADLINE_S,
+        "virtlockd has executed itself",
+    )
+    assert f"held by process {host.virtlockd_pid} (" in own_sides.ours_refused(disk)
+    own_sides.destroy_theirs()
+    own_sides.start_ours(disk)
+    assert own_sides.is_locked(disk) in own_sides.theirs_refused(disk)
+
+
+def auxiliary_vector(pid: int) -> bytes:
+    """Return what the kernel gave a program at its start: random addresses among it."""
+    with open(f"/proc/{pid}/auxv", "rb") as file:
+        return file.read()
 
 
 def test_no_write_of_either_side_falls_into_the_others_time(sides: Sides) -> None:
