@@ -12,6 +12,7 @@ from tests.support import proclocks, waiting
 from tests.support.contender import Contender
 from tests.support.emulator import DEADLINE_S, HELD, Emulated, held, ready
 from tests.support.guest.checker import check
+from tests.support.locking import until_waited_for
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -71,6 +72,23 @@ def test_a_second_domain_on_the_disk_is_refused_in_our_words(emulated: Emulated)
     assert emulated.leased("web2") == [disk]
 
 
+def test_a_domain_may_wait_for_its_lease(emulated: Emulated, tmp_path: Path) -> None:
+    (directory := tmp_path / "waiting").mkdir()
+    waiting_ones = Emulated(emulated.host, directory, "--wait", "inf")
+    disk = emulated.disk()
+    emulated.start("web1", disk)
+    for end, code in (("web2", 1), ("web1", 0)):
+        waiting_ones.define("web2", disk)
+        started = emulated.begin("start", "web2")
+        until_waited_for(disk)
+        emulated.virsh("destroy", end)
+        said = started.end(DEADLINE_S)
+        assert said.code == code, said
+        assert ("signal 15 came first; nothing held" in said.err) == bool(code)
+    assert held(disk) == HELD
+    assert waiting_ones.leased("web2") == [disk]
+
+
 def test_a_killed_guard_or_guest_frees_the_disk_when_the_guest_is_dead(emulated: Emulated) -> None:
     disk = emulated.disk()
     nonces = []
@@ -103,7 +121,7 @@ def test_a_guest_that_powers_off_ends_as_such(emulated: Emulated, by: str) -> No
         if by != "itself":
             stopped = emulated.command("stop", "web1", deadline_s=DEADLINE_S)
             assert (stopped.code, stopped.err) == (0, "")
-            assert stopped.out.endswith(": power button\n")
+            assert stopped.out.splitlines()[0].endswith(": power button")
         assert emulated.until_off("web1") == "shutdown"
     assert held(disk) == []
     report = check(disk)

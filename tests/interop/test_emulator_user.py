@@ -104,8 +104,8 @@ def test_a_runtime_directory_that_nobody_prepared_is_told(emulated: Emulated) ->
     emulated.define("web1", emulated.disk())
     uuid = emulated.virsh("domuuid", "web1").strip()
     assert emulated.refused("start", "web1") == (
-        f"cannot create runtime directory {emulated.runtime_dir}/{uuid}: Permission denied; "
-        "give another with --runtime-dir"
+        f"cannot create runtime directory {emulated.runtime_dir}/{uuid}: Permission denied "
+        "(EACCES); mend it, or give another with --runtime-dir"
     )
 
 

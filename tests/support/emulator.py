@@ -7,13 +7,14 @@ ours by its command, and the kernel for locks. Judges nothing.
 from __future__ import annotations
 
 import os
+import subprocess
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.support import proclocks, waiting
-from tests.support.command import PROGRAM, Command
+from tests.support.command import PROGRAM, Command, Started
 from tests.support.domain import Disk, console, domain_xml
 from tests.support.qemu import APPEND, wait_ready
 from tests.support.sources import CHECKOUT
@@ -90,6 +91,14 @@ class Emulated:
         done = self.host.virsh(*args)
         assert done.code == 0, done
         return done.out
+
+    def begin(self, *args: str) -> Started:
+        """Start a virsh that takes its time; it is reaped with `command`."""
+        virsh = self.host.enter(["virsh", "-q", "-c", "qemu:///system", *args])
+        pipe = subprocess.PIPE
+        started = subprocess.Popen(virsh, stdout=pipe, stderr=pipe, text=True)
+        self.command.started.append(Started(started))
+        return self.command.started[-1]
 
     def refused(self, *args: str) -> str:
         """Return our line in virsh's error."""
