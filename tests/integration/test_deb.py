@@ -97,6 +97,7 @@ def test_its_parts_are_where_debian_looks_for_them(debian: Machine) -> None:
         "/usr/bin/lock-supervisor",
         "/usr/share/man/man1/lock-supervisor.1.gz",
         "/usr/lib/systemd/system/lock-supervisor@.service",
+        "/usr/share/lock-supervisor/libvirt-emulator",
         "/usr/share/bash-completion/completions/lock-supervisor",
         "/usr/share/zsh/vendor-completions/_lock-supervisor",
         "/usr/share/fish/vendor_completions.d/lock-supervisor.fish",
