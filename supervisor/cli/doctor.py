@@ -15,6 +15,8 @@ from supervisor.cli.options import working_directory
 from supervisor.cli.run_options import ENDS_AT_COMMAND, describes_a_guest
 from supervisor.config import Config
 from supervisor.discovery import disks
+from supervisor.doctor.apart import answer
+from supervisor.doctor.asking import DEADLINE_S
 from supervisor.doctor.examination import Question, examine
 from supervisor.doctor.names import Name
 from supervisor.spec import GuestSpec
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import TypeVar, Unpack
 
+    from lockplugins.contract import Resource
     from supervisor.cli.specify import Given
 
     Value = TypeVar("Value")
@@ -71,19 +74,32 @@ def _question(given: Given) -> Question:
     location = given["runtime_dir"], given["config"]
     guest.runtime_dir = attempt(Name.RUNTIME_DIR, lambda: config.runtime_dir(*location), "/")
     attempt(Name.PLUGIN, lambda: specify.choose_plugins(guest, given["plugin"], settings), None)
-    guest.resources = attempt(Name.DISKS, lambda: specify.resources(given, settings), [])
+    guest.resources = attempt(Name.DISKS, lambda: _found(given, settings), [])
     guest.containment = given["containment"] or settings.containment or guest.containment
     guest.monitor = not given["no_monitor"]
     if not specify.discovers(given, settings):
-        unasked: list[disks.Disk] = []
-        unasked = attempt(Name.DISKS, lambda: _opened(given["command"]), unasked)
         leased = {r.path for r in guest.resources if r.mode == Mode.EXCLUSIVE}
-        question.unasked = [disk for disk in unasked if disk.path not in leased]
+        opened: list[disks.Disk] = []
+        opened = attempt(Name.DISKS, lambda: _opened(given["command"]), opened)
+        question.unasked = [disk for disk in opened if disk.path not in leased]
     return question
+
+
+def _found(given: Given, settings: Config) -> list[Resource]:
+    """Return what would be leased; an image that hangs is given up."""
+    return answer("the disks", lambda: specify.resources(given, settings), DEADLINE_S)
 
 
 def _opened(command: tuple[str, ...]) -> list[disks.Disk]:
     """Return the disks that COMMAND opens, whoever writes to them."""
     if not command or not disks.is_qemu(command[0]):
         return []
-    return disks.discover(command, working_directory(), allow_outside=True)
+
+    def discover() -> list[disks.Disk]:
+        return disks.discover(command, working_directory(), allow_outside=True)
+
+    try:
+        return answer("the disks", discover, DEADLINE_S)
+    except LockError as error:
+        name, advice = "whether every disk is named", "see that --disk names all it writes to"
+        raise LockError("tell", name, error.reason, advice) from error

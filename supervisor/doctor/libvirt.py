@@ -10,6 +10,7 @@ import os
 import re
 
 from lockplugins.contract import cause
+from lockplugins.registry import JOIN
 from supervisor.doctor.asking import Check
 from supervisor.doctor.names import Name
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 DIRECTORY = "/etc/libvirt"
 _QEMU, _LOCKD = "qemu.conf", "qemu-lockd.conf"
 _SETTING = re.compile(r"""^\s*(\w+)\s*=\s*(?:"([^"]*)"|'([^']*)'|(\w+))""", re.MULTILINE)
-_KEYS = ("file_lockspace_dir", "lvm_lockspace_dir", "scsi_lockspace_dir")
+_PLACE = "_lockspace_dir"  # how the keys end that say where locks are
 _RESTART = "and restart libvirtd"
 # Ours lock the image besides.
 _ON_IMAGES = "they see each other's locks on images, which for a block device end with this host"
@@ -39,8 +40,8 @@ def beside(
         return Check(Name.LIBVIRT, False, evidence, "ask as root")
     manager = settings.get("lock_manager", "nop")
     if manager == "lockd":
-        return _lockd(plugins.split("+"), table, lockd, directory, ours)
-    if manager in plugins.split("+"):
+        return _lockd(plugins.split(JOIN), table, lockd, directory, ours)
+    if manager in plugins.split(JOIN):
         return Check(Name.LIBVIRT, True, f'lock_manager = "{manager}", as we use')
     if manager == "nop":
         evidence = f"lock_manager is not set in {directory}/{_QEMU}: libvirt's guests hold no lease"
@@ -65,15 +66,16 @@ def _lockd(
         evidence = f"{words} with auto_disk_leases = 0: its guests hold no lease on their disks"
         mend = f"remove that from {directory}/{_LOCKD} {_RESTART}"
         return Check(Name.LIBVIRT, False, evidence, mend)
-    for key in _KEYS:
+    places = sorted({key for key in (*lockd, *table) if key.endswith(_PLACE)})
+    for key in places:
         if _same(lockd.get(key)) != _same(table.get(key)):
             here, there = table.get(key, "not set"), lockd.get(key, "not set")
-            meet = "neither sees the other" if lockd.keys() & set(_KEYS) else _ON_IMAGES
+            meet = "neither sees the other" if lockd.keys() & set(places) else _ON_IMAGES
             evidence = f"{words}, where {key} is {there}; ours is {here}: {meet}"
             file = ours or "our configuration file"
             wanted = f'set {key} = "{there}"' if key in lockd else f"remove {key}"
             return Check(Name.LIBVIRT, False, evidence, f"{wanted} in [file] of {file}")
-    where = ", ".join(f"{key} {table[key]}" for key in _KEYS if key in table) or "the images"
+    where = ", ".join(f"{key} {table[key]}" for key in places) or "the images"
     return Check(Name.LIBVIRT, True, f"{words}, with locks where ours are: {where}")
 
 

@@ -19,7 +19,7 @@ from supervisor.doctor.names import Name
 from tests.faults import freezing
 from tests.support import fuse, proclocks, waiting
 from tests.support.doctor import DEADLINE_S, examine
-from tests.support.qemu import Monitor, idle_argv
+from tests.support.qemu import QEMU, Monitor, idle_argv
 from tests.support.sources import CHECKOUT
 
 if TYPE_CHECKING:
@@ -87,6 +87,15 @@ def test_a_server_that_keeps_silent_hangs_its_own_check_alone(tmp_path: Path) ->
     hung = answer.one(Name.PLUGIN, server.disk)
     assert (hung.ok, hung.evidence) == (False, NO_ANSWER)
     assert answer.one(exclusion.NAME, str(tmp_path / "disk")).ok
+
+
+@pytest.mark.slow
+def test_disks_that_cannot_even_be_looked_for_hang_their_own_check_alone(tmp_path: Path) -> None:
+    with fuse.served(tmp_path, fuse.DEAD) as server:
+        answer = examine("--", QEMU, "-drive", f"file={server.disk}")
+    hung = answer.one(Name.DISKS)
+    assert (hung.ok, hung.evidence) == (False, f"cannot find the disks: {NO_ANSWER}")
+    assert answer.one(Name.CONTAINMENT).ok
 
 
 @pytest.mark.slow

@@ -15,8 +15,8 @@ from lockplugins.file.examine import PLACE
 from supervisor.doctor.names import Name
 from tests.support import proclocks, waiting
 from tests.support.command import PROGRAM
-from tests.support.doctor import DEADLINE_S, below, examine
-from tests.support.guard import descendants
+from tests.support.doctor import DEADLINE_S, examine
+from tests.support.guard import descendants, pidfds_below
 from tests.support.locking import Locker, is_free
 from tests.support.qemu import QEMU, idle_argv
 
@@ -233,7 +233,7 @@ def test_nothing_is_left_behind_by_whatever_ends_it(
     with doctor:
         waiting.until((tmp_path / "hangs").exists, DEADLINE_S, "QEMU was asked")
         waiting.until(lambda: len(descendants(doctor.pid)) > 1, DEADLINE_S, "it is seen")
-        left = below(doctor.pid)
+        left = pidfds_below(doctor.pid)
         asked = int((tmp_path / "hangs").read_text().split()[0])
         for pid in (int(stat_of(asked)[1]), asked):  # so that neither ends by itself
             os.kill(pid, signal.SIGSTOP)

@@ -6,13 +6,11 @@ Judges nothing but that the two agree, and that nothing else was said.
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tests.support.command import PROGRAM
-from tests.support.guard import descendants
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -65,14 +63,3 @@ def examine(
     assert [check for check in checks if not check.ok and not check.mend] == []
     assert done.stdout.isascii()
     return Answer(checks)
-
-
-def below(pid: int) -> list[int]:
-    """Return pidfds of every process below `pid`."""
-    found = []
-    for process in descendants(pid):
-        try:
-            found.append(os.pidfd_open(process))
-        except ProcessLookupError:
-            continue
-    return found

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 TYPE = "fuse.test"
-LOCAL, GRANTING, FAILING, SILENT = "local", "granting", "failing", "silent"
+LOCAL, GRANTING, FAILING = "local", "granting", "failing"
+SILENT, DEAD = "silent", "dead"  # answers no lock; answers nothing
 
 _LOOKUP, _FORGET, _GETATTR, _OPEN, _STATFS, _INIT, _INTERRUPT = 1, 2, 3, 14, 17, 26, 36
 _OPENDIR, _READDIR, _RELEASEDIR = 27, 28, 29
@@ -27,6 +28,7 @@ _GETLK, _SETLK, _SETLKW = 31, 32, 33
 _RELEASE, _FLUSH, _BATCH_FORGET = 18, 25, 42
 _LOCKS = (_GETLK, _SETLK, _SETLKW)
 _UNANSWERED = (_FORGET, _BATCH_FORGET, _INTERRUPT)
+_HANGING = {SILENT: _LOCKS, DEAD: (*_LOCKS, _LOOKUP)}
 _POSIX_LOCKS = 1 << 1
 _F_UNLCK = 2
 _ROOT, _DISK = 1, 2
@@ -62,7 +64,7 @@ class Server:
             except OSError:  # unmounted
                 return
             _length, opcode, unique, node, *_ = _HEADER.unpack_from(request)
-            if opcode in _UNANSWERED or (opcode in _LOCKS and self._how == SILENT):
+            if opcode in _UNANSWERED or opcode in _HANGING.get(self._how, ()):
                 continue
             error, body = self._answer(opcode, node, request[_HEADER.size :])
             head = struct.pack("IiQ", 16 + len(body), -error, unique)

@@ -113,7 +113,7 @@ class Guard:
     def reap(self) -> None:
         """End what is left of it, even a guest that got away; close what this object owns."""
         if self.process.poll() is None:
-            self._guest_pidfds += _pidfds_below(self.pid)
+            self._guest_pidfds += pidfds_below(self.pid)
             self.process.kill()
         self.process.wait(DEADLINE_S)
         for pidfd in self._guest_pidfds:
@@ -234,7 +234,8 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
-def _pidfds_below(pid: int) -> list[int]:
+def pidfds_below(pid: int) -> list[int]:
+    """Return pidfds of what `descendants` names, as far as it is still there."""
     pidfds = []
     for below in descendants(pid):
         try:
