@@ -104,7 +104,7 @@ def put_plan(name: str, rows: Sequence[Mapping[str, object]], refusal: str | Non
         put(_table([_PLAN_HEADING, *map(_planned, rows)]))
         put(_MODES)
     if refusal is None:
-        put("run would start now: nobody is in the way")
+        put("run would get every lease now: nobody is in the way")
     else:
         put(f"run would be refused now: {shown(refusal)}")
 

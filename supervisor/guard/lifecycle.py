@@ -66,12 +66,7 @@ TABLE: dict[tuple[str, str], tuple[str, str]] = (
     | _row(State.RUNNING, _AFTER_GO)
     | _row(
         State.STOPPING,
-        _AFTER_GO
-        | {
-            Event.UP: (State.STOPPING, Action.ANNOUNCE),
-            Event.STOP: (State.STOPPING, Action.NOTHING),
-            Event.INSIST: _FENCED,
-        },
+        _ALWAYS | {Event.UP: (State.STOPPING, Action.ANNOUNCE), Event.INSIST: _FENCED},
     )
     | _row(State.FENCING, {Event.DEAD: _DEAD})
     | _row(State.RELEASING, {Event.RELEASED: (State.ENDED, Action.FINISH)})

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from tests.support.command import Command
     from tests.support.guard import Guard, Guards
 
 pytestmark = pytest.mark.usefixtures("as_root")
@@ -134,7 +135,7 @@ def is_half_dead(pid: int) -> bool:
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 def test_a_guest_that_sleeps_in_the_kernel_keeps_its_lease_after_the_guards_death(
-    mode: str, guards: Guards, mounted: freezing.Filesystem
+    mode: str, guards: Guards, command: Command, mounted: freezing.Filesystem
 ) -> None:
     disk = f"{mounted.path}/disk"
     guard = start_writing(guards, disk, mode)
@@ -144,10 +145,14 @@ def test_a_guest_that_sleeps_in_the_kernel_keeps_its_lease_after_the_guards_deat
         waiting.until(
             lambda: is_half_dead(guard.child_pid), DEADLINE_S, "the leader a zombie, a thread in D"
         )
+        (lease,) = command.json("who", disk)["leases"]
+        dying = f"guest guest ({guard.spec.uuid}), its supervisor dead, guest pid {guard.child_pid}"
+        assert lease["holder"]["description"].startswith(dying)
         assert not contender.has_won()
         mounted.thaw()
         assert_won_from_the_dead(contender)
     waiting.gone(guard.child_pidfd, DEADLINE_S)
+    assert command("who", disk).code == 1
 
 
 @pytest.mark.slow

@@ -104,7 +104,9 @@ def test_who_is_in_the_way_is_said_and_run_is_refused_alike(
     assert row["mode"] == mode
     assert (answer["refusal"] is None) == (code == 0)
     last = told.out.splitlines()[-1]
-    assert last.startswith("run would be refused now: " if code else "run would start now: ")
+    assert last.startswith(
+        "run would be refused now: " if code else "run would get every lease now: "
+    )
     if holder is None:
         assert row["held_by"] is None
         return
@@ -172,7 +174,7 @@ def test_where_nothing_is_leased_nothing_is_planned(command: Command, words: lis
     assert (answer["resources"], answer["refusal"]) == ([], None)
     told = command("plan", *words).out.splitlines()
     assert told[0].endswith(": nothing")
-    assert told[1:] == ["run would start now: nobody is in the way"]
+    assert told[1:] == ["run would get every lease now: nobody is in the way"]
 
 
 def test_a_plugin_that_holds_nothing_has_no_names_for_it(command: Command, disk: str) -> None:
