@@ -159,7 +159,9 @@ def _paragraphs(text: str) -> list[str]:
     lines: list[str] = []
     for paragraph in re.split(r"\n\s*\n", text.strip()):
         lines += [".PP"] if lines else []
-        lines += [_roff(line) for line in textwrap.wrap(" ".join(paragraph.split()), 72)]
+        words = " ".join(paragraph.split())
+        # Not at a hyphen: a path that begins a line anew has lost its meaning.
+        lines += [_roff(line) for line in textwrap.wrap(words, 72, break_on_hyphens=False)]
     return lines
 
 

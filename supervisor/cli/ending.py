@@ -41,9 +41,10 @@ _HOW = {None: "", 128 + signal.SIGKILL: ", ended by SIGKILL"}
 def stop_command(
     guest: str, timeout: float | None, config: str | None, runtime_dir: str | None
 ) -> None:
-    """Press the power button (SIGTERM without a monitor), then insist.
+    """End GUEST: press its power button, then insist.
 
-    Says which, and returns when the guest is gone and its leases are free.
+    Without a monitor it gets SIGTERM instead; insisting is SIGKILL. Says which,
+    and returns when the guest is gone and its leases are free.
 
     Example: lock-supervisor stop web1 --timeout 60
     """
@@ -61,7 +62,9 @@ def stop_command(
 @click.argument("guest", shell_complete=candidates.guests)
 @located
 def kill_command(guest: str, config: str | None, runtime_dir: str | None) -> None:
-    """Revoke: SIGKILL the supervisor, prove guest and leases gone.
+    """End GUEST now: SIGKILL its supervisor; the kernel ends the guest.
+
+    Returns when guest and leases are proven gone.
 
     Example: lock-supervisor kill web1
     """

@@ -46,7 +46,7 @@ def events_command(guest: str, config: str | None, runtime_dir: str | None) -> N
 @click.argument("guest", shell_complete=candidates.guests)
 @located
 def wait_command(guest: str, config: str | None, runtime_dir: str | None) -> None:
-    """Return when GUEST is gone; print its exit status, or unknown.
+    """Wait until GUEST is gone; print its exit status, or unknown.
 
     Example: lock-supervisor wait web1
     """

@@ -16,7 +16,7 @@ import click
 
 from lockplugins.contract import LockError, cause, shown
 from supervisor import __version__, exitcodes
-from supervisor.cli.render import NAME, as_bytes, usage
+from supervisor.cli.render import NAME, as_bytes, put, usage
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,21 +26,26 @@ if TYPE_CHECKING:
 
 _COMPLETE = "_LOCK_SUPERVISOR_COMPLETE"
 _PROMPT_WAITS_S = 3
-_MODULES = {
-    "run": "run",
-    "plan": "holding",
-    "child": "guests",
-    "list": "guests",
-    "status": "guests",
-    "who": "holding",
-    "attach": "disks",
-    "detach": "disks",
-    "stop": "ending",
-    "kill": "ending",
-    "wait": "following",
-    "events": "following",
-    "doctor": "doctor",
+_LINE = 80
+# In the order in which a newcomer needs them; each with the module that has it.
+_SECTIONS = {
+    "Start a guest": {"run": "run", "plan": "holding", "doctor": "doctor"},
+    "Look": {
+        "list": "guests",
+        "status": "guests",
+        "child": "guests",
+        "who": "holding",
+        "events": "following",
+        "wait": "following",
+    },
+    "Change or end a guest": {
+        "attach": "disks",
+        "detach": "disks",
+        "stop": "ending",
+        "kill": "ending",
+    },
 }
+_MODULES = {name: module for names in _SECTIONS.values() for name, module in names.items()}
 
 
 class LazyGroup(click.Group):
@@ -56,13 +61,24 @@ class LazyGroup(click.Group):
         command: click.Command = getattr(module, f"{cmd_name}_command")
         return command
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for title, names in _SECTIONS.items():
+            with formatter.section(title):
+                commands = [self.get_command(ctx, name) for name in names]
+                summaries = [command.get_short_help_str(_LINE) for command in commands if command]
+                formatter.write_dl(list(zip(names, summaries, strict=True)))
+
 
 @click.group(cls=LazyGroup, no_args_is_help=False)
 @click.version_option(__version__, prog_name=NAME, message="%(prog)s %(version)s")
 def commands() -> None:
     """Run a virtual machine only while every lease on its disks is held.
 
-    Example: lock-supervisor run -- qemu-system-x86_64 -drive file=disk.qcow2
+    Put "lock-supervisor run --" before a QEMU command line. GUEST below is a
+    name, a uuid, or the first 4 or more characters of a uuid: see list.
+    Everything about one command: lock-supervisor COMMAND --help.
+
+    Example: lock-supervisor run -- qemu-system-x86_64 -drive file=web1.qcow2
     """
 
 
@@ -95,6 +111,9 @@ def execute(args: Sequence[str], asked_by_shell: str | None = None) -> int:
 
 
 def _invoke(args: Sequence[str]) -> int:
+    if not args:
+        put(commands.get_help(click.Context(commands, info_name=NAME)))
+        return exitcodes.USAGE  # a script that has lost its words is told so
     try:
         with commands.make_context(NAME, list(args)) as context:
             commands.invoke(context)

@@ -58,7 +58,10 @@ def located(command: Callable[..., None]) -> Callable[..., None]:
         help="Configuration file; also $LOCK_SUPERVISOR_CONFIG.",
     )
     runtime_dir = click.option(
-        "--runtime-dir", type=directory, metavar="DIR", help="Also $LOCK_SUPERVISOR_RUNTIME_DIR."
+        "--runtime-dir",
+        type=directory,
+        metavar="DIR",
+        help="Where guests are recorded; also $LOCK_SUPERVISOR_RUNTIME_DIR.",
     )
     return file(runtime_dir(command))
 

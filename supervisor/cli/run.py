@@ -45,10 +45,14 @@ class RunCommand(click.Command):
 def run_command(**given: Unpack[Given]) -> None:
     """Start COMMAND (QEMU) under its leases.
 
+    The disks are found in COMMAND's own arguments; what the guest writes is
+    leased exclusively. Refused, with the holder's name, while somebody else has
+    a lease: "list", "who" and "--wait" help.
+
     COMMAND begins at the first argument that is no option; "--" before it is
     allowed. Exits with the guest's own status, 110 if a lease is held elsewhere.
 
-    Example: lock-supervisor run --name web1 -- qemu-system-x86_64 -drive file=web1.qcow2
+    Example: lock-supervisor run -- qemu-system-x86_64 -drive file=web1.qcow2
     """
     command = given["command"]
     try:

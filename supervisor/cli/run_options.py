@@ -22,22 +22,27 @@ ENDS_AT_COMMAND = {"allow_interspersed_args": False}  # what follows COMMAND is 
 
 _OPTIONS: tuple[Decorator, ...] = (
     click.option(
-        "--name", metavar="NAME", help="Default: QEMU's -name, else from the first disk or COMMAND."
+        "--name",
+        metavar="NAME",
+        help="The guest's name (default: QEMU's -name, else from the first disk or COMMAND).",
     ),
-    click.option("--uuid", metavar="UUID", help="Default: QEMU's -uuid, else a random one."),
-    click.option("--id", "guest_id", metavar="ID", help="The guest's id in whatever manages it."),
+    click.option(
+        "--uuid", metavar="UUID", help="Its uuid (default: QEMU's -uuid, else a random one)."
+    ),
+    click.option("--id", "guest_id", metavar="ID", help="Its id in whatever manages it, if any."),
     click.option(
         "--plugin",
         metavar="NAME[+NAME...]",
         shell_complete=candidates.plugins,
-        help="The lock manager (default file); several: all or none, in order.",
+        help="The lock manager (default file: kernel locks); of several all leases or none.",
     ),
     click.option(
         "--disk",
         type=path,
         multiple=True,
         metavar="PATH[,OPTION...]",
-        help="One more disk. OPTION: exclusive shared readonly copied id=IDENTITY.",
+        help="One more disk to lease. OPTION: exclusive (default) shared readonly copied "
+        "id=IDENTITY.",
     ),
     click.option(
         "--lease",
@@ -45,7 +50,11 @@ _OPTIONS: tuple[Decorator, ...] = (
         metavar="LOCKSPACE:KEY[:PATH[:OFFSET]]",
         help="One more lease, by its name in the lock manager.",
     ),
-    click.option("--no-discover", is_flag=True, help="Only what --disk and --lease name."),
+    click.option(
+        "--no-discover",
+        is_flag=True,
+        help="Look for no disks in COMMAND; lease only what --disk and --lease name.",
+    ),
     click.option(
         "--domain-xml",
         type=path,
@@ -63,32 +72,37 @@ _OPTIONS: tuple[Decorator, ...] = (
         "--on-lockfailure",
         metavar="kill",
         shell_complete=candidates.on_lockfailure,
-        help="What a lost lease means for the guest.",
+        help="What happens to the guest when a lease is lost (default kill).",
     ),
     click.option(
         "--containment",
         type=click.Choice(Containment.ALL),
-        help="How the guest is tied to the supervisor's life (default auto).",
+        help="How the kernel ends the guest with its supervisor: by a parent-death signal, or a "
+        "PID namespace of its own (default auto: a namespace where the signal does not do).",
     ),
-    click.option("--no-monitor", is_flag=True, help="Add no private QMP monitor to QEMU."),
+    click.option(
+        "--no-monitor",
+        is_flag=True,
+        help="Add no private QMP monitor to QEMU; stop has no power button then, only SIGTERM.",
+    ),
     click.option(
         "--stop-timeout",
         type=seconds,
         metavar="SECONDS",
-        help="From a stop request to SIGKILL (default 10).",
+        help="What stop gives the guest before SIGKILL (default 10).",
     ),
     click.option(
         "--ready-fd",
         type=click.IntRange(min=0),
         is_eager=True,
         metavar="FD",
-        help='Write "READY child=PID" or "ERROR CODE TEXT" there.',
+        help='Write "READY child=PID" there when the guest runs, or "ERROR CODE TEXT".',
     ),
     click.option(
         "--handshake-fd",
         type=click.IntRange(min=0),
         metavar="FD",
-        help='Say "ACQUIRED" there and wait for "GO".',
+        help='Say "ACQUIRED" there when all leases are held, and wait for "GO".',
     ),
     click.option(
         "--detach",
@@ -99,8 +113,8 @@ _OPTIONS: tuple[Decorator, ...] = (
         "--log",
         type=path,
         metavar="FILE",
-        help="Where --detach appends output (default /var/log/lock-supervisor/NAME.log for root, "
-        "else ~/.local/state/lock-supervisor/NAME.log).",
+        help="Where --detach appends output (default: NAME.log in /var/log/lock-supervisor, "
+        "for others than root in ~/.local/state/lock-supervisor).",
     ),
     located,
 )

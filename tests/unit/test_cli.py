@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from typing import TYPE_CHECKING
 
 import click
@@ -46,16 +47,38 @@ def test_version_and_help_are_printed(capsysbinary: Captured) -> None:
     assert all(f"  {name} " in out for name in COMMANDS)
 
 
+def test_no_word_at_all_shows_the_help_and_is_no_success(capsysbinary: Captured) -> None:
+    assert main.execute(["--help"]) == 0
+    shown = capsysbinary.readouterr()
+    assert main.execute([]) == 2
+    assert capsysbinary.readouterr() == shown
+
+
 @pytest.mark.parametrize("name", sorted(COMMANDS))
-def test_every_help_has_an_example(name: str, capsysbinary: Captured) -> None:
+def test_every_help_has_an_example_that_can_be_copied_and_is_understood(
+    name: str, capsysbinary: Captured
+) -> None:
     assert main.execute([name, "--help"]) == 0
-    assert f"Example: lock-supervisor {name}" in capsysbinary.readouterr().out.decode()
+    example = capsysbinary.readouterr().out.decode().partition("  Example: ")[2].partition("\n")[0]
+    program, word, *args = shlex.split(example)
+    assert (program, word) == ("lock-supervisor", name)
+    command = main.commands.get_command(click.Context(main.commands), name)
+    assert command is not None
+    with command.make_context(name, args) as understood:  # no more than that is done
+        assert any(understood.params.values())
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_every_option_says_what_it_is_for(name: str) -> None:
+    command = main.commands.get_command(click.Context(main.commands), name)
+    assert command is not None
+    options = [option for option in command.params if isinstance(option, click.Option)]
+    assert [option.opts for option in options if len(option.help or "") < len("Print JSON.")] == []
 
 
 @pytest.mark.parametrize(
     ("args", "named"),
     [
-        ([], "Missing command"),
         (["nonsense"], "'nonsense'"),
         (["plan"], "COMMAND"),
         (["plan", "--wait", "soon", "x"], "soon is not a number of seconds"),
@@ -202,6 +225,7 @@ def test_help_says_of_each_command_in_one_whole_line_what_it_does(
     capsysbinary: pytest.CaptureFixture[bytes],
 ) -> None:
     assert main.execute(["--help"]) == 0
-    listed = capsysbinary.readouterr().out.decode().partition("Commands:\n")[2]
-    assert {line.split()[0] for line in listed.splitlines()} == COMMANDS
+    listed = capsysbinary.readouterr().out.decode().partition("Start a guest:\n")[2]
+    lines = [line.split() for line in listed.splitlines() if line.startswith("  ")]
+    assert sorted(words[0] for words in lines) == sorted(COMMANDS)
     assert "..." not in listed
