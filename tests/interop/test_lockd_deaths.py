@@ -101,7 +101,7 @@ def test_a_virtlockd_that_executes_itself_anew_keeps_their_leases(own_sides: Sid
     disk, host = own_sides.disk(), own_sides.host
     own_sides.start_theirs(disk)
     before = auxiliary_vector(host.virtlockd_pid)
-    os.kill(host.virtlockd_pid, signal.SIGUSR1)  # as an upgrade does
+    os.kill(host.virtlockd_pid, signal.SIGUSR1)  # systemctl reload
     waiting.until(
         lambda: auxiliary_vector(host.virtlockd_pid) not in {b"", before},
         DEADLINE_S,
