@@ -69,17 +69,18 @@ def page() -> str:
     """Return the manual page in man(7)'s macros."""
     commands = list(_commands(click.Context(main.commands, info_name=NAME)))
     shared = set.intersection(*(set(_options(command).items()) for command in commands))
+    described = {term for term, _ in shared}
     summary = (main.commands.help or "").partition("\n")[0].rstrip(".")
     lines = [
         f'.TH {NAME.upper()} 1 {DATE} "{NAME} {__version__}" "User Commands"',
-        ".nh\n.ad l",  # paths and commands stay whole, to be copied
+        ".nh\n.nr HY 0\n.ad l",  # no hyphens: paths and commands are to be copied
         *(".SH NAME", f"{_roff(NAME)} \\- {_roff(summary[0].lower() + summary[1:])}"),
         *(".SH SYNOPSIS", ".nf", *(_synopsis(command) for command in commands), ".fi"),
         *(".SH DESCRIPTION", *_paragraphs(_DESCRIPTION.format(name=NAME))),
         ".SH COMMANDS",
     ]
     for command in commands:
-        lines += _about(command, {term for term, _ in shared})
+        lines += _about(command, described, commands[0])
     return "\n".join(
         [
             *lines,
@@ -124,15 +125,21 @@ def _options(context: click.Context) -> dict[str, str]:
     return options
 
 
-def _about(context: click.Context, left_out: set[str]) -> list[str]:
-    """Return what one command does, its options and its example."""
+def _about(context: click.Context, left_out: set[str], first: click.Context) -> list[str]:
+    """Return what one command does, its options and its example.
+
+    The options of `first` are described there: whoever has them all says so.
+    """
     name = context.command_path.removeprefix(f"{NAME} ")
     text, _, example = (context.command.help or "").partition(_EXAMPLE)
-    options = {term: said for term, said in _options(context).items() if term not in left_out}
+    options, firsts = _options(context), _options(first)
+    if context is not first and firsts.items() <= options.items():
+        left_out = left_out | firsts.keys()
+        text += f"\n\nEvery option of {first.info_name}, above, and:"
     return [
         f'.SS "{_roff(name)} {_roff(_arguments(context))}"',
         *_paragraphs(text),
-        *_terms(options),
+        *_terms({term: said for term, said in options.items() if term not in left_out}),
         *(".PP", "Example:", ".PP", ".RS", ".EX", _roff(" ".join(example.split())), ".EE", ".RE"),
     ]
 

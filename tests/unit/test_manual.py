@@ -21,7 +21,7 @@ TOLD = "run: .venv/bin/python -m docs.man.generate >docs/man/lock-supervisor.1"
 
 
 def rendered() -> str:
-    argv = ["groff", "-ww", "-man", "-Tascii", "-P-cbu", "-rLL=500n", "-rHY=0", generate.PAGE]
+    argv = ["groff", "-ww", "-man", "-Tascii", "-P-cbu", "-rLL=500n", generate.PAGE]
     run = subprocess.run(argv, capture_output=True, text=True, timeout=DEADLINE_S, check=True)
     assert run.stderr == ""
     return run.stdout
@@ -55,6 +55,13 @@ def test_codes_files_and_variables_are_on_the_page(require: Callable[[str], str]
         assert f"\n       {code} " in text
     for word in (config.DEFAULT_FILE, config.FILE_VARIABLE, config.RUNTIME_DIR_VARIABLE):
         assert word in text
+
+
+def test_no_word_of_the_page_is_hyphenated(require: Callable[[str], str]) -> None:
+    argv = [require("groff"), "-man", "-Tutf8", "-P-cbu", "-rLL=60n", generate.PAGE]
+    run = subprocess.run(argv, capture_output=True, text=True, timeout=DEADLINE_S, check=True)
+    assert "default" in run.stdout
+    assert "\u2010\n" not in run.stdout
 
 
 def test_mandoc_finds_nothing_wrong(require: Callable[[str], str]) -> None:
