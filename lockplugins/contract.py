@@ -270,7 +270,7 @@ class Plugin:
 
     def inquire(self, resource: Resource) -> list[Holder]:
         """Return who holds the resource, ourselves included; changes nothing, needs no `open`."""
-        raise NotImplementedError
+        raise UnsupportedError("tell who holds", resource.path, f"plugin {self.name} cannot")
 
     def examine(self, resource: "Resource | None") -> "list[Finding]":  # noqa: ARG002  # others use it
         """Return what doctor says of it, None: of the lock manager; no trace. May hang."""

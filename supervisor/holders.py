@@ -42,7 +42,7 @@ class Known:
         name, uuid, since = (shown(str(guest.get(key))) for key in ("name", "uuid", "since"))
         guard = f"supervisor pid {self.holder.pid}" if self.guarded else "its supervisor dead"
         child_pid = guest.get("child_pid")
-        child = f", guest pid {shown(str(child_pid))}" if child_pid else ""
+        child = f", guest pid {child_pid}" if child_pid else ""
         ending = "" if self.guarded else "; the kernel is ending it"
         return f"guest {name} ({uuid}), {guard}{child}, since {since}{ending}"
 

@@ -60,16 +60,19 @@ class WaitingLine:
         except OSError:  # another user's terminal, or gone
             return
         looked_at, words = -LOOK_AGAIN_S, ""
-        while self._still():
-            now = _now()
-            if now - looked_at >= LOOK_AGAIN_S:
-                looked_at, words = now, self._words()
-            with self._drawing:
-                if self._still() and _in_foreground(self._fd):
-                    self._drawn = True
-                    waited = f"waiting {now - self._since:.0f} s (^C gives up) for {words}"
-                    self._put(f"lock-supervisor: {waited}")
-            self._over.acquire(timeout=EVERY_S)
+        try:
+            while self._still():
+                now = _now()
+                if now - looked_at >= LOOK_AGAIN_S:
+                    looked_at, words = now, self._words()
+                with self._drawing:
+                    if self._still() and _in_foreground(self._fd):
+                        self._drawn = True
+                        waited = f"waiting {now - self._since:.0f} s (^C gives up) for {words}"
+                        self._put(f"lock-supervisor: {waited}")
+                self._over.acquire(timeout=EVERY_S)
+        finally:
+            self.end()
 
     def end(self) -> None:
         """Erase the line, if there is one and the terminal is ours; nothing is drawn afterwards."""
@@ -77,14 +80,17 @@ class WaitingLine:
             if self._drawn and _in_foreground(self._fd):
                 self._put("")
             self._drawn = False
-        if self._over.locked():
-            self._over.release()
+            if self._fd >= 0:
+                os.close(self._fd)
+                self._fd = -1
+            if self._over.locked():
+                self._over.release()
 
     def _words(self) -> str:
         try:
             found = self._find()
-        except LockError as error:
-            return f"its leases ({error})"
+        except LockError:  # the refusal will say what cannot be told
+            found = None
         if found is None:
             return "its leases"
         resource, holder = found

@@ -93,8 +93,8 @@ class Launching:
 
         def inquired(found: "Obstacle | None", _failure: BaseException | None) -> None:
             if found is not None:
-                disk, holder = found[0].path, found[1].words()
-                late.reason = f"disk {disk} still held after {spec.wait_s:g} s, by {holder}"
+                what, holder = f"{found[0].type} {found[0].path}", found[1].words()
+                late.reason = f"{what} still held after {spec.wait_s:g} s, by {holder}"
             if supervisor.state == State.ACQUIRING:
                 supervisor.fail(late)
 

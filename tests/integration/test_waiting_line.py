@@ -78,6 +78,18 @@ def test_the_line_says_who_and_how_long_and_is_gone_before_the_guests_first_byte
     assert all(line.startswith(("lock-supervisor: waiting ", "first")) for line in screen.seen)
 
 
+def test_the_guard_keeps_no_more_of_the_terminal_than_it_had(
+    guards: Guards, terminal: Terminal, disk: str, other: Locker
+) -> None:
+    screen = Screen(terminal, WIDE)
+    guard = waits(guards, terminal, disk, ("/bin/sh", "-c", "printf first; exec sleep 1000"))
+    screen.until(lambda lines: seconds(lines) >= 1, "the line is there")
+    assert draws(guard.pid)
+    other.end()
+    screen.until(lambda lines: lines == ["first"], "the guest runs")
+    assert not draws(guard.pid)
+
+
 def test_a_guest_of_ours_is_waited_for_by_name(
     guards: Guards, terminal: Terminal, disk: str
 ) -> None:
@@ -195,7 +207,6 @@ def test_an_inquiry_that_hangs_holds_nothing_up(
     guard = waits(guards, terminal, disk)
     gate.wait("inquire")
     other.end()
-    guard.ready()
     screen.until(lambda lines: lines == ["first"], "the guest speaks")
     assert guard.wait().code == 0
     assert set(screen.seen) <= {"first"}

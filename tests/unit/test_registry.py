@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from lockplugins import registry
-from lockplugins.contract import ConfigError
+from lockplugins.contract import ConfigError, Plugin, Resource, UnsupportedError
 from lockplugins.file.plugin import FilePlugin
 from lockplugins.nop import NopPlugin
 from tests.support.sources import CHECKOUT
@@ -86,3 +86,18 @@ def test_entry_points_are_found_with_the_directory_to_import_them_from(tmp_path:
         check=True,
     )
     assert found.stdout == f"{{'mine': ('mine.locks:Mine', '{tmp_path}')}}\n"
+
+
+def test_without_a_carrier_a_plugin_can_be_asked(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.touch()
+    asked = registry.load("file", {}, None)
+    assert asked.inquire(Resource(str(disk))) == []
+    assert asked.named(Resource(str(disk))) == [("direct", str(disk))]
+
+
+def test_a_plugin_that_cannot_be_asked_says_so() -> None:
+    asked = Plugin({}, CARRIER)
+    with pytest.raises(UnsupportedError, match=r"cannot tell who holds /a: plugin .*cannot"):
+        asked.inquire(Resource("/a"))
+    assert asked.named(Resource("/a")) == []
