@@ -89,7 +89,11 @@ def runtime_dir(option: str | None, config_option: str | None) -> str:
         if "runtime_dir" in settings:
             _set(config, "runtime_dir", settings["runtime_dir"])
         chosen = config.runtime_dir
-    return os.path.abspath(chosen or default_base())
+    try:
+        return os.path.abspath(chosen or default_base())
+    except FileNotFoundError as error:
+        reason = "it is relative, and the working directory is gone"
+        raise ConfigError("use", f"runtime directory {chosen}", reason, "name it from /") from error
 
 
 def _load(path: str) -> dict[str, object]:

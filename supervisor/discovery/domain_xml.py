@@ -57,7 +57,7 @@ def read(path: str) -> str:
                 raise _wrong(f"longer than {LONGEST >> 20} MiB", name=path)
             return file.read(LONGEST).decode()
     except OSError as error:
-        raise _wrong(cause(error), name=path) from error
+        raise _wrong(cause(error), "correct --domain-xml", path) from error
     except UnicodeDecodeError as error:
         raise _wrong(f"not UTF-8 ({error.reason} at byte {error.start})", name=path) from error
 

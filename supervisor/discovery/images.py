@@ -79,7 +79,8 @@ class _Image:
         try:
             return os.pread(self._fd, size, self._base + offset)
         except (OSError, OverflowError) as error:
-            raise refusal(self._path, f"its header cannot be read: {error}") from error
+            why = cause(error) if isinstance(error, OSError) else str(error)
+            raise refusal(self._path, f"its header cannot be read: {why}") from error
 
     def fields(self, layout: str, offset: int = 0) -> tuple[int, ...]:
         """Return numbers of the header, zeros where the image is shorter."""

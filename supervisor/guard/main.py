@@ -22,7 +22,7 @@ def main() -> "NoReturn":
     try:
         code = _supervise(sys.argv[1:])
     except BaseException as error:  # noqa: BLE001  # the top of the loop: the guest ends with us
-        announce.say(f"cannot supervise: our own fault: {error!r}; the guest ends with us")
+        announce.say(f"cannot supervise the guest: our own fault: {error!r}; it ends with us")
     finally:
         posix._exit(code)
 
