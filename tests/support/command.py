@@ -75,7 +75,8 @@ class Started:
 class Command:
     """`lock-supervisor` with the runtime directory of the `guards` fixture."""
 
-    def __init__(self, runtime_dir: str) -> None:
+    def __init__(self, runtime_dir: str, cwd: str | None = None) -> None:
+        self.cwd = cwd
         self.env = {**os.environ, "LOCK_SUPERVISOR_RUNTIME_DIR": runtime_dir}
         self.started: list[Started] = []
 
@@ -97,6 +98,7 @@ class Command:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             pass_fds=pass_fds,
+            cwd=self.cwd,
             env={**self.env, **env},
             encoding="utf-8",
             errors="surrogateescape",
