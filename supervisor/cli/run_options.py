@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     Decorator = Callable[[Callable[..., None]], Callable[..., None]]
 
+_COMMAND = "[--] COMMAND [ARG]..."
 ENDS_AT_COMMAND = {"allow_interspersed_args": False}  # what follows COMMAND is COMMAND's
 
 _OPTIONS: tuple[Decorator, ...] = (
@@ -132,7 +133,7 @@ def describes_a_guest(*, command_required: bool = True) -> Decorator:
             nargs=-1,
             required=command_required,
             type=click.UNPROCESSED,
-            metavar="[--] COMMAND [ARG]...",
+            metavar=_COMMAND if command_required else f"[{_COMMAND}]",
             shell_complete=candidates.command,
         )(command)
         for option in reversed(_OPTIONS):

@@ -43,15 +43,13 @@ def answer(name: str, call: Callable[[], Value], within_s: float) -> Value:
         finally:
             os._exit(1)
     os.close(writing)
-    pidfd = os.pidfd_open(copy)
     try:
         said = _hear(reading, time.monotonic() + within_s)
     finally:
+        os.kill(copy, signal.SIGKILL)  # ours, and not reaped yet
+        if _hear(reading, time.monotonic() + _DYING_S) is not None:
+            os.waitpid(copy, 0)
         os.close(reading)
-        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-        if select.select([pidfd], [], [], _DYING_S)[0]:
-            os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
-        os.close(pidfd)
     if said is None:
         reason, advice = f"no answer within {within_s:g} s", "see which disk or server hangs"
         raise LockError("find", name, reason, advice)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 
-from lockplugins.contract import Mode
+from lockplugins.contract import Mode, cause
 from lockplugins.registry import JOIN
 from supervisor.discovery.options import cut, is_on, values
 from supervisor.doctor import here, libvirt
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from supervisor.discovery.disks import Disk
     from supervisor.spec import GuestSpec
 
+_DENIED = "allow pidfd_open (seccomp), on Linux 5.10 or newer; without it no guard runs"
 _OF_COMMAND = (Name.COMMAND, Name.CONTAINMENT)
 _OF_THE_HOST = (
     Name.PYTHON,
@@ -68,7 +69,13 @@ def examine(question: Question) -> Iterator[Check]:
             yield _problem(question, name)
         else:
             trials += of_name(host)
-    yield from ask(trials)
+    try:
+        yield from ask(trials)
+    except OSError as error:  # asking takes what is asked about
+        yield Check(
+            Name.PIDFD, False, f"no process can be started and seen: {cause(error)}", _DENIED
+        )
+        return
     if question.command or Name.DISKS in question.problems:
         yield _disks(question)
     trials = [] if Name.PLUGIN in question.problems else list(_of_disks(guest))
@@ -132,6 +139,8 @@ def _disks(question: Question) -> Check:
     if together := _written_together(question.command):
         evidence = f"{together} lets other guests of ours write to its disk at once"
         return Check(Name.DISKS, False, evidence, "do so with cluster filesystems alone")
+    if not modes:
+        return Check(Name.DISKS, True, "the arguments tell of no disk")
     words = " ".join(f"{modes.count(mode)} {mode}" for mode in Mode.ALL)
     return Check(Name.DISKS, True, f"leases on all that the arguments tell of: {words}")
 

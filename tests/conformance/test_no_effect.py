@@ -66,6 +66,23 @@ def test_inquire_names_every_holder_and_changes_nothing(
     assert {holder.pid for holder in found} == {guard.pid for guard in holders}
 
 
+@pytest.mark.parametrize("held", [(), ("exclusive",), ("shared", "shared")])
+def test_examine_changes_nothing_and_says_what_to_do(
+    manager: Setup, guards: Guards, plugin: Plugin, held: tuple[str, ...]
+) -> None:
+    disk = manager.disk("disk")
+    for mode in held:
+        guards.run((mode, disk))
+    before = manager.facts([disk])
+    found = [*plugin.examine(None), *plugin.examine(Resource(disk))]
+    assert manager.facts([disk]) == before
+    assert found
+    for check, well, evidence, mend in found:
+        assert check
+        assert evidence
+        assert bool(mend) == (not well)
+
+
 @pytest.mark.parametrize("mode", Mode.ALL)
 def test_a_lease_is_named_before_it_is_acquired_and_nothing_is_touched(
     manager: Setup, guards: Guards, plugin: Plugin, mode: str

@@ -79,6 +79,28 @@ def test_processes_that_proc_hides_are_told_of(public: Public) -> None:
 
 
 @pytest.mark.parametrize(
+    ("injected", "name", "words"),
+    [
+        ("prctl:retval=0", Name.PARENT_DEATH, "a child outlived its parent by "),
+        ("timer_settime:retval=0", Name.TIMER, "a stopped process was not ended by its timer"),
+        ("timer_create:error=EPERM", Name.TIMER, "no timer could be armed"),
+        ("unshare:error=EPERM", Name.PID_NAMESPACE, NO_NAMESPACE),
+        ("pidfd_open:error=EPERM", Name.PIDFD, "no process can be started and seen: Operation"),
+        ("pidfd_send_signal:error=ENOSYS", Name.PIDFD, "cannot be tried: Function not implem"),
+    ],
+)
+def test_a_kernel_that_does_not_do_what_it_says_is_found_out(
+    require: Callable[[str], str], injected: str, name: str, words: str
+) -> None:
+    traced = injected.partition(":")[0]
+    prefix = [require("strace"), "-f", "-qq", "-o", "/dev/null", "-e", f"trace={traced}"]
+    answer = examine(prefix=[*prefix, "-e", f"inject={injected}"])
+    check = answer.one(name)
+    assert not check.ok
+    assert check.evidence.startswith(words)
+
+
+@pytest.mark.parametrize(
     ("limit", "words"),
     [(300, " leases, then: Too many open files"), (100, "RLIMIT_NOFILE is 100, less than ")],
 )

@@ -198,6 +198,15 @@ def test_a_plugin_speaks_for_itself_and_its_failure_is_a_finding(
     assert {check.subject for check in checks} == {"/a"}
 
 
+def test_a_guard_that_could_not_load_prctl_is_a_finding() -> None:
+    lacking = guest("nop")
+    lacking.import_dirs = []
+    (check,) = ask([Trial(Name.PYTHON, lacking)])
+    assert (check.check, check.ok) == (Name.PYTHON, False)
+    assert check.evidence == "cannot be tried: No module named '_prctl'"
+    assert check.mend.startswith("install it for /")
+
+
 def test_a_configuration_that_is_wrong_is_a_finding_not_the_end(
     tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]
 ) -> None:

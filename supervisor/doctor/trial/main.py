@@ -13,7 +13,7 @@ import sys
 from lockplugins.contract import LockError, cause
 from supervisor import spec
 from supervisor.doctor.names import Name
-from supervisor.doctor.trial import kernel, places, program
+from supervisor.doctor.trial import kernel, places, process, program
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,12 +47,13 @@ def main() -> None:
     guest, command = spec.parse(words)
     sys.path += guest.import_dirs
     try:
-        kernel.tie_to(int(doctor_pidfd))
+        process.tie_to(int(doctor_pidfd))
         found = list(TRIALS[name](guest, command))
     except LockError as error:
         found = [(name, False, error.reason, error.advice)]
-    except (OSError, ImportError) as error:
-        why = cause(error) if isinstance(error, OSError) else error
-        found = [(name, False, f"cannot be tried: {why}", "see what denies it")]
+    except OSError as error:
+        found = [(name, False, f"cannot be tried: {cause(error)}", "see what denies it")]
+    except ImportError as error:
+        found = [(name, False, f"cannot be tried: {error}", f"install it for {spec.python()}")]
     os.write(answer_fd, json.dumps(found).encode())
     os._exit(0)

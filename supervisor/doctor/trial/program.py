@@ -15,7 +15,7 @@ import sys
 from lockplugins.contract import cause
 from supervisor import spec
 from supervisor.doctor.names import Name
-from supervisor.doctor.trial.kernel import Process, readable
+from supervisor.doctor.trial.process import Process, readable
 from supervisor.guard import containment as guards
 from supervisor.guard.prepare import CHARDEV, MON
 
