@@ -89,7 +89,10 @@ def test_a_domain_may_wait_for_its_lease(emulated: Emulated, tmp_path: Path) -> 
     assert waiting_ones.leased("web2") == [disk]
 
 
-def test_a_killed_guard_or_guest_frees_the_disk_when_the_guest_is_dead(emulated: Emulated) -> None:
+@pytest.mark.slow
+def test_guard_killed_guest_killed_power_off_each_frees_the_disk_at_the_guests_end(
+    emulated: Emulated,
+) -> None:
     disk = emulated.disk()
     nonces = []
     for killed in ("guard", "guest"):
@@ -102,31 +105,13 @@ def test_a_killed_guard_or_guest_frees_the_disk_when_the_guest_is_dead(emulated:
             assert won.alive == ()
             assert emulated.until_off("web1") == "crashed"
             assert emulated.command.json("list") == []
-    with emulated.writing("web1", disk) as serial:
+    with emulated.writing("web1", disk, count=50) as serial:
         nonces.append(ready(serial))
-        emulated.virsh("shutdown", "web1")
         assert emulated.until_off("web1") == "shutdown"
     assert held(disk) == []
     report = check(disk)
     assert report.clean, report.reasons
     assert [boot.nonce for boot in report.boots] == nonces
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("by", ["lock-supervisor stop", "itself"])
-def test_a_guest_that_powers_off_ends_as_such(emulated: Emulated, by: str) -> None:
-    disk = emulated.disk()
-    with emulated.writing("web1", disk, count=50 if by == "itself" else None) as serial:
-        nonce = ready(serial)
-        if by != "itself":
-            stopped = emulated.command("stop", "web1", deadline_s=DEADLINE_S)
-            assert (stopped.code, stopped.err) == (0, "")
-            assert stopped.out.splitlines()[0].endswith(": power button")
-        assert emulated.until_off("web1") == "shutdown"
-    assert held(disk) == []
-    report = check(disk)
-    assert report.clean, report.reasons
-    assert [boot.nonce for boot in report.boots] == [nonce]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])

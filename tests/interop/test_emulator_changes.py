@@ -14,26 +14,26 @@ if TYPE_CHECKING:
     from tests.support.emulator import Emulated
 
 
-@pytest.mark.parametrize("managed", [True, pytest.param(False, marks=pytest.mark.slow)])
-def test_a_saved_domain_comes_back_only_with_its_lease(
-    emulated: Emulated, *, managed: bool
-) -> None:
+@pytest.mark.slow
+def test_a_saved_domain_comes_back_only_with_its_lease(emulated: Emulated) -> None:
     disk, saved = emulated.disk(), str(emulated.directory / "saved")
-    save = ("managedsave", "web1") if managed else ("save", "web1", saved)
-    restore = ("start", "web1") if managed else ("restore", saved)
+    emulated.define("web2", disk)
     with emulated.writing("web1", disk) as serial:
         nonce = ready(serial)
-        emulated.virsh(*save)
-        assert held(disk) == []
-        assert emulated.command.json("list") == []
-        emulated.start("web2", disk)
-        assert "held by guest web2" in emulated.refused(*restore)
-        emulated.virsh("destroy", "web2")
-        emulated.virsh(*restore)
-        assert emulated.reason("web1") == "restored"
-        assert held(disk) == HELD
-        written = blocks_written(emulated)
-        waiting.until(lambda: blocks_written(emulated) > written, DEADLINE_S, "it writes on")
+        for save, restore in (
+            (("managedsave", "web1"), ("start", "web1")),
+            (("save", "web1", saved), ("restore", saved)),
+        ):
+            emulated.virsh(*save)
+            assert held(disk) == []
+            assert emulated.command.json("list") == []
+            emulated.virsh("start", "web2")
+            assert "held by guest web2" in emulated.refused(*restore)
+            emulated.virsh("destroy", "web2")
+            emulated.virsh(*restore)
+            assert emulated.reason("web1") == "restored"
+            assert held(disk) == HELD
+            until_written(emulated)
         emulated.virsh("shutdown", "web1")
         assert emulated.until_off("web1") == "shutdown"
     report = check(disk)
@@ -41,6 +41,7 @@ def test_a_saved_domain_comes_back_only_with_its_lease(
     assert [boot.nonce for boot in report.boots] == [nonce]
 
 
+@pytest.mark.slow
 def test_a_disk_is_attached_before_it_is_plugged_in(emulated: Emulated) -> None:
     disk, extra = emulated.disk(), emulated.disk("extra.raw")
     element = emulated.disk_element(extra)
@@ -62,7 +63,10 @@ def test_a_disk_is_attached_before_it_is_plugged_in(emulated: Emulated) -> None:
         assert emulated.command("detach", "web1", extra).code == 0
         assert held(extra) == []
         emulated.virsh("start", "web2")
-        emulated.virsh("destroy", "web1")
+        stopped = emulated.command("stop", "web1", deadline_s=DEADLINE_S)
+        assert (stopped.code, stopped.err) == (0, "")
+        assert stopped.out.splitlines()[0].endswith(": power button")
+        assert emulated.until_off("web1") == "shutdown"
     for image in (disk, extra):
         report = check(image)
         assert report.clean, report.reasons
@@ -115,9 +119,15 @@ def test_what_libvirt_reads_of_our_process_is_ours(emulated: Emulated) -> None:
     assert int(numbers["balloon.rss"]) <= high_water_kib(guard) < high_water_kib(guest)
 
 
-def blocks_written(emulated: Emulated) -> int:
-    lines = emulated.virsh("domblkstat", "web1", "vda").splitlines()
-    return next(int(line.split()[2]) for line in lines if line.split()[1:2] == ["wr_req"])
+def until_written(emulated: Emulated) -> None:
+    """Wait until the domain has written since now."""
+
+    def requests() -> int:
+        lines = map(str.split, emulated.virsh("domblkstat", "web1", "vda").splitlines())
+        return next(int(words[2]) for words in lines if words[1:2] == ["wr_req"])
+
+    before = requests()
+    waiting.until(lambda: requests() > before, DEADLINE_S, "it writes on")
 
 
 def high_water_kib(pid: int) -> int:

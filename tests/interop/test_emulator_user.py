@@ -46,11 +46,6 @@ def under_the_user(libvirt: Hosts, *namespaces: str) -> Iterator[Emulated]:
 def emulated(libvirt: Hosts) -> Iterator[Emulated]:
     """Give a test domains that have the host's /dev."""
     with under_the_user(libvirt) as made:
-        if os.path.exists("/dev/kvm"):
-            # libvirt probes with root's rights: what only root may use is probed again each time.
-            hidden = made.disk("kvm")
-            os.chmod(hidden, 0o600)
-            assert made.host.run("mount", "--bind", hidden, "/dev/kvm").code == 0
         yield made
 
 
@@ -119,7 +114,6 @@ def test_a_block_device_is_leased_by_its_node_in_the_hosts_dev(emulated: Emulate
         assert held(device) == []
 
 
-@pytest.mark.slow
 def test_a_copy_of_the_node_in_a_private_dev_gets_no_lease(confined: Emulated) -> None:
     disk = confined.disk()
     confined.start("web1", disk)
