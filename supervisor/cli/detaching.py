@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _READY, _ERROR = "READY ", "ERROR "
-_FIRST_FREE = 3
+_STANDARD = (0, 1, 2)
 _LONGEST = 4096  # a line of the guard's comes in one piece
 
 
@@ -52,11 +52,16 @@ def start(spec: GuestSpec, command: Sequence[str], log: str | None) -> None:
     Interrupted, we have the guard give up, and return when it is gone.
     """
     launchers_fd = spec.ready_fd
+    if spec.handshake_fd in _STANDARD:
+        reason = "--detach has /dev/null and the log in its place"
+        raise ConfigError(
+            "shake hands on", f"descriptor {spec.handshake_fd}", reason, "pass another"
+        )
     if launchers_fd is not None and launchers_fd != spec.handshake_fd:
         _withhold(launchers_fd)
-    interruptions = Interruptions()
     log_path, log_fd = open_log(log, spec.name, spec.uuid)
     words_fd, spec.ready_fd = _pipe_clear_of(command)
+    interruptions = Interruptions()  # not before: a log that hangs can be given up
     guard = _spawn([*render(spec), *command], log_fd)
     os.close(spec.ready_fd)
     line = _hear(guard, words_fd, interruptions)
@@ -111,7 +116,7 @@ def _pipe_clear_of(command: Sequence[str]) -> tuple[int, int]:
     """
     mentioned = set(re.findall(r"\d+", " ".join(command)))
     read_fd, fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-    number = _FIRST_FREE
+    number = len(_STANDARD)
     while str(write_fd := fcntl.fcntl(fd, fcntl.F_DUPFD, number)) in mentioned:
         os.close(write_fd)
         number = write_fd + 1

@@ -121,6 +121,7 @@ def test_a_usage_error_is_one_line_that_names_the_word(
         (["run", "--detach", "x"], 2),
         (["run", "--log", "f", "--no-discover", "x"], 2),
         (["run", "--detach", "--log", "/missing/f", "--no-discover", "x"], 111),
+        (["run", "--detach", "--handshake-fd", "0", "--no-discover", "x"], 2),
         (["run", "--detach", "--ready-fd", "987654", "--no-discover", "x"], 2),
         (["run", "--detach", "--ready-fd", "98765432109", "--no-discover", "x"], 2),
         (["run", "--on-lockfailure", "pause", "--no-discover", "x"], 2),
