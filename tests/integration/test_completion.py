@@ -9,10 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from supervisor import rundir
 from supervisor.cli import completion
 from tests.support.command import PROGRAM
-from tests.support.scripted import Directory
 from tests.support.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -124,6 +122,8 @@ def test_files_directories_and_programs(complete: Complete, tmp_path: Path) -> N
     assert complete("lock-supervisor attach web1 dis") == (
         "lock-supervisor attach web1 disk\\ one.qcow2 "
     )
+    assert complete("lock-supervisor who dis") == "lock-supervisor who disk\\ one.qcow2 "
+    assert complete("lock-supervisor plan -- qemu-im") == "lock-supervisor plan -- qemu-img "
     assert complete("lock-supervisor run -- qemu-im") == "lock-supervisor run -- qemu-img "
     assert complete("lock-supervisor run qemu-kvm -hda dis") == (
         "lock-supervisor run qemu-kvm -hda disk\\ one.qcow2 "
@@ -134,15 +134,21 @@ def test_guests(complete: Complete, guards: Guards) -> None:
     guards.run(plugin="nop", name="web1", uuid=UUID)
     guards.run(plugin="nop", name="it's b: $x")
     assert complete("lock-supervisor stop we") == "lock-supervisor stop web1 "
+    assert complete("lock-supervisor events we") == "lock-supervisor events web1 "
     assert complete("lock-supervisor stop 5f2c") == f"lock-supervisor stop {UUID} "
     assert complete("lock-supervisor kill it").replace("\\:", ":") == (
         r"lock-supervisor kill it\'s\ b:\ \$x "
     )
 
 
-def test_no_prompt_waits_for_a_file_that_does_not_answer(command: Command, guards: Guards) -> None:
-    with Directory(guards.runtime_dir) as directory:
-        os.unlink(directory.file(rundir.GUEST_JSON))
-        os.mkfifo(directory.file(rundir.GUEST_JSON))
-        asked = command("lock-supervisor stop ", "", _LOCK_SUPERVISOR_COMPLETE="bash_complete")
-        assert (asked.code, asked.out, asked.err) == (-signal.SIGALRM, "", "")
+def test_no_prompt_waits_for_a_file_that_does_not_answer(command: Command, tmp_path: Path) -> None:
+    fifo = tmp_path / "config.toml"
+    os.mkfifo(fifo)
+    asked = command(
+        "lock-supervisor stop ",
+        "",
+        _LOCK_SUPERVISOR_COMPLETE="bash_complete",
+        LOCK_SUPERVISOR_RUNTIME_DIR="",
+        LOCK_SUPERVISOR_CONFIG=str(fifo),
+    )
+    assert (asked.code, asked.out, asked.err) == (-signal.SIGALRM, "", "")

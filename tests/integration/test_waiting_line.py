@@ -78,6 +78,7 @@ def test_the_line_says_who_and_how_long_and_is_gone_before_the_guests_first_byte
     assert all(line.startswith(("lock-supervisor: waiting ", "first")) for line in screen.seen)
 
 
+@pytest.mark.slow
 def test_the_guard_keeps_no_more_of_the_terminal_than_it_had(
     guards: Guards, terminal: Terminal, disk: str, other: Locker
 ) -> None:
@@ -114,6 +115,7 @@ def test_control_c_gives_up_with_nothing_left_of_the_line(
     assert is_free(disk)
 
 
+@pytest.mark.slow
 def test_a_wait_that_is_too_long_ends_in_its_error_alone(
     guards: Guards, terminal: Terminal, disk: str, other: Locker
 ) -> None:
@@ -127,7 +129,7 @@ def test_a_wait_that_is_too_long_ends_in_its_error_alone(
     assert error
 
 
-@pytest.mark.parametrize("columns", [2, 20, 60])
+@pytest.mark.parametrize("columns", [2, pytest.param(20, marks=pytest.mark.slow), 60])
 def test_a_narrow_window_is_never_wrapped(
     guards: Guards, terminal: Terminal, disk: str, other: Locker, columns: int
 ) -> None:
@@ -140,6 +142,7 @@ def test_a_narrow_window_is_never_wrapped(
     screen.until(lambda lines: "".join(lines) == "first", "the line is gone")
 
 
+@pytest.mark.slow
 def test_a_window_made_narrower_gets_a_shorter_line(
     guards: Guards, terminal: Terminal, disk: str, other: Locker
 ) -> None:
@@ -153,6 +156,7 @@ def test_a_window_made_narrower_gets_a_shorter_line(
     )
 
 
+@pytest.mark.slow
 def test_nothing_is_said_where_standard_error_is_no_terminal(
     guards: Guards, terminal: Terminal, disk: str, other: Locker
 ) -> None:
