@@ -18,6 +18,7 @@ from tests.support.sources import CHECKOUT
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+BUILD = f"{CHECKOUT}/bin/package"
 BUILD_S = 300.0
 BOOTSTRAP_S = 900.0
 # Where dpkg keeps its own books, and what it does not promise to leave as it was.
@@ -41,9 +42,7 @@ class Packages:
 @pytest.fixture(scope="session")
 def packages() -> Packages:
     """Build both packages."""
-    built = subprocess.run(
-        [f"{CHECKOUT}/bin/package"], capture_output=True, text=True, timeout=BUILD_S, check=False
-    )
+    built = subprocess.run([BUILD], capture_output=True, text=True, timeout=BUILD_S, check=False)
     assert built.returncode == 0, built.stderr
     wheel, deb = built.stdout.splitlines()
     return Packages(f"{CHECKOUT}/{wheel}", f"{CHECKOUT}/{deb}")
