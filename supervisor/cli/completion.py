@@ -129,7 +129,7 @@ def _lines(commands: click.Group, shell: str, arguments: Sequence[str]) -> Itera
         (_, *typed), quote = _typed(*typed)
         replaced = _typed(quote + replaced)[0][-1]
     *words, word = typed
-    kept = len(word) - len(replaced)
+    kept = max(0, len(word) - len(replaced))
     for item in _candidates(commands, words, word):
         option = word[: word.find("=") + 1] if word.startswith("--") else ""
         value = (option + item.value)[kept:]
