@@ -114,6 +114,23 @@ def test_guard_killed_guest_killed_power_off_each_frees_the_disk_at_the_guests_e
     assert [boot.nonce for boot in report.boots] == nonces
 
 
+@pytest.mark.slow
+def test_a_hung_guest_is_ended_when_libvirt_loses_patience(emulated: Emulated) -> None:
+    """SIGTERM, and 10 s later SIGKILL, to the guard: the kernel ends QEMU with it."""
+    disk = emulated.disk()
+    emulated.start("web1", disk)
+    _guard, guest = emulated.pids("web1")
+    pidfd = os.pidfd_open(guest)
+    os.kill(guest, signal.SIGSTOP)
+    with Contender(guest, disk) as contender:
+        emulated.virsh("destroy", "web1")
+        (won,) = contender.won()
+    assert won.alive == ()
+    waiting.gone(pidfd, DEADLINE_S)
+    os.close(pidfd)
+    assert emulated.reason("web1") == "destroyed"
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_libvirtd_comes_back_to_its_domain(libvirt: Hosts, tmp_path: Path, number: int) -> None:
     emulated = Emulated(libvirt.start(lock_manager=None), tmp_path)
