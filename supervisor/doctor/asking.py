@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 DEADLINE_S = 10.0
 _AT_ONCE = 8
-_DYING_S = 1.0
+_MOMENT_S = 1.0
 _NO_ONE = "-"  # COMMAND where there is none
 
 
@@ -73,8 +73,10 @@ class Trial:
     def checks(self) -> list[Check]:
         """Wait for the answer of a trial that was started."""
         assert self._process is not None  # noqa: S101  # see above
+        # What waited for another's deadline has its answer ready, and needs a moment to give it.
+        left_s = max(_MOMENT_S, self._deadline - time.monotonic())
         try:
-            said = self._process.communicate(timeout=self._deadline - time.monotonic())[0]
+            said = self._process.communicate(timeout=left_s)[0]
         except subprocess.TimeoutExpired:
             evidence = f"no answer within {DEADLINE_S:g} s"
             return [self._weak(evidence, "see what it waits for: a disk, a server, a program")]
@@ -96,9 +98,10 @@ class Trial:
         """Kill it if it is still there, and wait for its end unless that cannot come."""
         if self._process is None:
             return
-        self._process.kill()
+        process, self._process = self._process, None
+        process.kill()
         try:
-            self._process.communicate(timeout=_DYING_S)
+            process.communicate(timeout=_MOMENT_S)
         except subprocess.TimeoutExpired:
             return  # in uninterruptible sleep: the kernel ends it when it can
 

@@ -81,12 +81,17 @@ def test_a_filesystem_whose_server_does_not_exclude_is_found_out(
 
 @pytest.mark.slow
 def test_a_server_that_keeps_silent_hangs_its_own_check_alone(tmp_path: Path) -> None:
-    (tmp_path / "disk").write_bytes(bytes(512))
+    before, after = str(tmp_path / "disk"), str(tmp_path / "later")
+    for path in (before, after):
+        with open(path, "wb") as file:
+            file.truncate(512)
     with fuse.served(tmp_path, fuse.SILENT) as server:
-        answer = examine("--disk", server.disk, "--disk", str(tmp_path / "disk"))
+        answer = examine("--disk", after, "--disk", server.disk, "--disk", before)
     hung = answer.one(Name.PLUGIN, server.disk)
     assert (hung.ok, hung.evidence) == (False, NO_ANSWER)
-    assert answer.one(exclusion.NAME, str(tmp_path / "disk")).ok
+    asked = [check.subject for check in answer.checks if check.subject]
+    assert asked == sorted(asked), "disks that are asked about before and after"
+    assert [answer.one(exclusion.NAME, path).ok for path in (before, after)] == [True, True]
 
 
 @pytest.mark.slow
