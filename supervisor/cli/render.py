@@ -28,6 +28,7 @@ _NOTHING = "-"
 _LEAST_ROOM = 20
 _COLUMNS = ("name", "uuid", "state", "supervisor_pid", "child_pid", "plugin", "leases", "since")
 _FIRST = ("name", "uuid", "state", "guarantee")  # of what status says
+_FOUND_IN_CHARACTERS = 60  # an argument in JSON can fill a screen; --json has it all
 _PLAN_HEADING = ("DISK", "MODE", "FOUND IN", "LEASE", "HELD BY")
 _MODES = "exclusive: the guest may write it; shared: it only reads it, and so may others"
 _LEASE_COLUMNS = ("resource", "type", "mode", "state", "lockspace", "lease", "generation")
@@ -113,7 +114,10 @@ def _planned(row: Mapping[str, object]) -> list[object]:
     lockspace, lease, held_by = row["lockspace"], row["lease"], row["held_by"]
     name = lockspace if lease in (None, row["path"]) else f"{lockspace} {lease}"
     holder = held_by["description"] if isinstance(held_by, dict) else "nobody"
-    return [row["path"], row["mode"], row["found_in"], name, holder]
+    found_in = str(row["found_in"])
+    if len(found_in) > _FOUND_IN_CHARACTERS:
+        found_in = found_in[: _FOUND_IN_CHARACTERS - 1] + "…"
+    return [row["path"], row["mode"], found_in, name, holder]
 
 
 def put_checks(checks: Sequence[Check]) -> None:

@@ -159,7 +159,9 @@ def test_a_person_sees_a_table_and_whether_run_would_start(
     first, heading, row, modes, last = lines
     assert first == "run would lease for guest web2:"
     assert heading.split() == ["DISK", "MODE", "FOUND", "IN", "LEASE", "HELD", "BY"]
-    assert row.startswith(f"{shown}  exclusive  -drive file={shown},format=raw")
+    found_in = f"-drive file={shown},format=raw"
+    assert row.startswith(f"{shown}  exclusive  {found_in[:40]}")
+    assert "…  direct  guest web1 (" in row
     assert row.index("guest web1 (") == heading.index("HELD BY")
     assert modes.startswith("exclusive: ")
     holder = f"guest web1 ({guard.spec.uuid}), supervisor pid {guard.pid}"

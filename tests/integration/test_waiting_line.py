@@ -7,12 +7,13 @@ import re
 import shlex
 import signal
 import subprocess
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from supervisor.spec import render
-from tests.support import insight, waiting
+from lockplugins.contract import Resource
+from supervisor.spec import Containment, render
+from tests.support import insight, prefixes, waiting
 from tests.support.guard import DEADLINE_S
 from tests.support.locking import Locker, is_free, until_waited_for
 from tests.support.screen import Screen
@@ -49,11 +50,24 @@ def other(disk: str) -> Iterator[Locker]:
 
 
 def waits(
-    guards: Guards, terminal: Terminal, disk: str, command: Sequence[str] = SPEAKS, **fields: object
+    guards: Guards,
+    terminal: Terminal,
+    disk: str,
+    command: Sequence[str] = SPEAKS,
+    *,
+    way: str = Containment.PDEATHSIG,
+    **fields: object,
 ) -> Guard:
     """Start a guard that waits for `disk` on the terminal."""
-    spec = guards.spec(disk, **{"wait_s": float("inf"), **fields})
-    return guards.start(spec, command, prefix=terminal.launcher.prefix(), **terminal.streams)
+    waiting_for = {"plugin": "file", "resources": [Resource(disk)], "wait_s": float("inf")}
+    return prefixes.start(
+        guards,
+        way,
+        command,
+        launcher=terminal.launcher,
+        fields={**waiting_for, **fields},
+        **terminal.streams,
+    )
 
 
 def seconds(lines: list[str]) -> int:
@@ -62,11 +76,12 @@ def seconds(lines: list[str]) -> int:
     return int(found.group(1)) if found else 0
 
 
+@pytest.mark.parametrize("way", prefixes.WAYS)
 def test_the_line_says_who_and_how_long_and_is_gone_before_the_guests_first_byte(
-    guards: Guards, terminal: Terminal, disk: str, other: Locker
+    guards: Guards, terminal: Terminal, disk: str, other: Locker, way: str
 ) -> None:
     screen = Screen(terminal, WIDE)
-    guard = waits(guards, terminal, disk)
+    guard = waits(guards, terminal, disk, way=way)
     holder = f", held by process {other.pid} (python"
     (line,) = screen.until(lambda lines: holder in "".join(lines), "the line is there")
     shown = disk.replace("\n", "\\x0a")
@@ -101,11 +116,12 @@ def test_a_guest_of_ours_is_waited_for_by_name(
     screen.until(lambda lines: holder in "".join(lines), "the line is there")
 
 
+@pytest.mark.parametrize("way", prefixes.WAYS)
 def test_control_c_gives_up_with_nothing_left_of_the_line(
-    guards: Guards, terminal: Terminal, disk: str, other: Locker
+    guards: Guards, terminal: Terminal, disk: str, other: Locker, way: str
 ) -> None:
     screen = Screen(terminal, WIDE)
-    guard = waits(guards, terminal, disk)
+    guard = waits(guards, terminal, disk, way=way)
     screen.until(lambda lines: seconds(lines) >= 1, "the line is there")
     terminal.type(CONTROL_C)
     said = "lock-supervisor: cannot start guest guest: signal 2 came first; nothing held"
@@ -207,8 +223,8 @@ def test_an_inquiry_that_hangs_holds_nothing_up(
 ) -> None:
     screen = Screen(terminal, WIDE)
     gate.shut("inquire")
-    guards.defaults = {**gate.fields, "plugin": "gate+file"}
-    guard = waits(guards, terminal, disk)
+    fields: dict[str, Any] = {**gate.fields, "plugin": "gate+file"}
+    guard = waits(guards, terminal, disk, **fields)
     gate.wait("inquire")
     other.end()
     screen.until(lambda lines: lines == ["first"], "the guest speaks")

@@ -42,6 +42,7 @@ def front_door(spec: GuestSpec) -> list[str]:
     words += ["--plugin", spec.plugin, "--runtime-dir", spec.runtime_dir, "--no-discover"]
     words += ["--containment", spec.containment, "--stop-timeout", str(spec.stop_timeout_s)]
     words += [] if spec.monitor else ["--no-monitor"]
+    words += ["--wait", f"{spec.wait_s:g}"] if spec.wait_s else []
     for resource in spec.resources:
         words += ["--disk", f"{resource.path},{resource.mode}"]
     descriptors = (("--ready-fd", spec.ready_fd), ("--handshake-fd", spec.handshake_fd))
