@@ -112,6 +112,7 @@ def test_its_parts_are_where_debian_looks_for_them(debian: Machine) -> None:
     ):
         assert path in listed
         debian.ok("test", "-s", path)
+    debian.ok("/usr/share/python3/runtime.d/lock-supervisor.rtupdate", "rtupdate", "old", "new")
     sources = debian.ok("find", CODE, "-name", "*.py").splitlines()
     compiled = debian.ok("find", CODE, "-name", "*.pyc").splitlines()
     assert len(sources) == len(compiled) > 10
