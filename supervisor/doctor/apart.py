@@ -37,7 +37,7 @@ def answer(name: str, call: Callable[[], Value], within_s: float) -> Value:
         try:
             os.close(reading)
             null = os.open("/dev/null", os.O_WRONLY)
-            for standard in (1, 2):  # left behind, it is to hold nobody's pipe open
+            for standard in {1, 2} - {writing}:  # left behind, it is to hold nobody's pipe open
                 os.dup2(null, standard)
             _say(writing, call)
         finally:

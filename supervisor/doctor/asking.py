@@ -7,6 +7,7 @@ what is tried.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import subprocess
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 DEADLINE_S = 10.0
 _AT_ONCE = 8
 _MOMENT_S = 1.0
+_FIRST_OTHER = 3
 _NO_ONE = "-"  # COMMAND where there is none
 
 
@@ -108,7 +110,10 @@ class Trial:
 
 def ask(trials: Sequence[Trial]) -> Iterator[Check]:
     """Yield what the trials find, in their order; several run at once."""
-    doctor_pidfd = os.pidfd_open(os.getpid())
+    pidfd = os.pidfd_open(os.getpid())
+    # A trial has its own standard descriptors, also where we have none.
+    doctor_pidfd = fcntl.fcntl(pidfd, fcntl.F_DUPFD_CLOEXEC, _FIRST_OTHER)
+    os.close(pidfd)
     try:
         for i, trial in enumerate(trials):
             for begun in trials[i : i + _AT_ONCE]:

@@ -66,6 +66,13 @@ def test_an_ordinary_user_is_told_what_is_missing(public: Public) -> None:
     assert answer.one("exclusion", public.disk).ok
 
 
+def test_a_user_without_a_place_for_a_runtime_directory_is_told_so(public: Public) -> None:
+    unset = ["env", "-u", "XDG_RUNTIME_DIR", "-u", "LOCK_SUPERVISOR_RUNTIME_DIR"]
+    check = examine(prefix=unset, program=public.command()).one(Name.RUNTIME_DIR)
+    assert check.evidence.startswith("cannot choose a runtime directory: not root and XDG_RUNTIME")
+    assert check.mend == "give one with --runtime-dir"
+
+
 def test_processes_that_proc_hides_are_told_of(public: Public) -> None:
     hiding = ["unshare", "--mount", "--propagation", "private", "sh", "-c"]
     script = 'mount -t proc -o hidepid=invisible proc /proc && exec "$@"'

@@ -213,6 +213,17 @@ def test_virtlockds_lock_is_not_touched(disk: str) -> None:
         assert not is_free(disk)
 
 
+@pytest.mark.parametrize("closed", ["0<&-", "1>&-", "2>&-", "0<&- 1>&- 2>&-"])
+def test_closed_standard_descriptors_are_no_fault(disk: str, tmp_path: Path, closed: str) -> None:
+    script = f'exec "$@" {closed}'
+    argv = ["sh", "-c", script, "sh", PROGRAM, "doctor", "--json", "--disk", disk]
+    with open(tmp_path / "out", "wb") as out:
+        done = subprocess.run(argv, stdout=out, stderr=subprocess.PIPE, timeout=60, check=False)
+    answer = (tmp_path / "out").read_bytes()
+    assert done.returncode == (111 if "1>" in closed else 1 if b'"ok": false' in answer else 0)
+    assert (b'"check": "exclusion", "ok": true' in answer) == ("1>" not in closed)
+
+
 @pytest.mark.slow
 def test_a_qemu_that_says_nothing_is_given_up(hanging: str) -> None:
     answer = examine("--", hanging)
