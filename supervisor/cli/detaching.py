@@ -58,7 +58,7 @@ def start(spec: GuestSpec, command: Sequence[str], log: str | None) -> None:
             "shake hands on", f"descriptor {spec.handshake_fd}", reason, "pass another"
         )
     if launchers_fd is not None and launchers_fd != spec.handshake_fd:
-        _withhold(launchers_fd)
+        launcher.withhold(launchers_fd)  # we answer there
     log_path, log_fd = open_log(log, spec.name, spec.uuid)
     words_fd, spec.ready_fd = _pipe_clear_of(command)
     interruptions = Interruptions()  # not before: a log that hangs can be given up
@@ -99,14 +99,6 @@ class Interruptions:
         """Return the latest of those that came; call when `fd` is readable."""
         self.last = os.read(self.fd, select.PIPE_BUF)[-1]
         return self.last
-
-
-def _withhold(fd: int) -> None:
-    """Keep the launcher's --ready-fd from guard and guest: we answer on it."""
-    try:
-        os.set_inheritable(fd, False)
-    except (OSError, OverflowError) as error:
-        raise ConfigError("use", f"descriptor {fd}", "it is not open", "pass it on") from error
 
 
 def _pipe_clear_of(command: Sequence[str]) -> tuple[int, int]:

@@ -9,7 +9,7 @@ import os
 import select
 import signal
 
-from lockplugins.contract import LockError, cause
+from lockplugins.contract import ConfigError, LockError, cause
 from supervisor.cli.render import as_bytes
 
 _PATIENCE_MS = 1000
@@ -21,6 +21,14 @@ class ExecError(LockError):
     def __init__(self, command: str, error: OSError, exit_code: int) -> None:
         super().__init__("execute", command, cause(error), "nothing was started")
         self.exit_code = exit_code
+
+
+def withhold(fd: int) -> None:
+    """Keep a descriptor that the launcher passed for us from what we execute."""
+    try:
+        os.set_inheritable(fd, False)
+    except (OSError, OverflowError) as error:
+        raise ConfigError("use", f"descriptor {fd}", "it is not open", "pass it on") from error
 
 
 def restore_signals() -> None:

@@ -76,7 +76,7 @@ def _become_command(given: Given) -> NoReturn:
     """Exec COMMAND itself: no guest will run."""
     for fd in (given["ready_fd"], given["handshake_fd"]):
         if fd is not None:
-            _close(fd)
+            launcher.withhold(fd)
     command = given["command"]
     _restore_launcher()
     try:
@@ -85,13 +85,6 @@ def _become_command(given: Given) -> NoReturn:
         missing = error.errno == errno.ENOENT
         code = exitcodes.NOT_FOUND if missing else exitcodes.NOT_EXECUTABLE
         raise launcher.ExecError(command[0], error, code) from error
-
-
-def _close(fd: int) -> None:
-    try:
-        os.close(fd)
-    except (OSError, OverflowError) as error:
-        raise ConfigError("use", f"descriptor {fd}", "it is not open", "pass it on") from error
 
 
 def _become(argv: list[str]) -> NoReturn:

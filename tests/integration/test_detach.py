@@ -58,7 +58,9 @@ def test_it_prints_the_uuid_of_a_guest_that_runs_and_the_commands_know_it(
     assert command("child", "web1").out == f"{guest['child_pid']}\n"
     assert not is_free(disk)
     waiter = command.start("wait", "web1")
-    waiting.until(lambda: waiter.has_open("socket:"), DEADLINE_S, "it has connected")
+    waiting.until(
+        lambda: waiter.has_open("socket:") and waiter.sleeps(), DEADLINE_S, "it has connected"
+    )
     assert command("stop", "web1", "--timeout", "0").code == 0
     assert waiter.end().out == "137\n"
     assert is_free(disk)
