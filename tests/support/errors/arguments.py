@@ -53,6 +53,18 @@ def no_lease_for_a_program(world: World) -> Said:
     return world.says("run", "--config", file, "--no-discover", "--", "true")
 
 
+def doctor_without_an_answer(world: World) -> Said:
+    hanging = "lambda: select.select([], [], []), 0.1"
+    return world.python_says(
+        f"import select\nfrom supervisor.doctor.apart import answer\nanswer('the disks', {hanging})"
+    )
+
+
+def doctor_in_doubt(world: World) -> Said:
+    argv = (QEMU, "-frobnicate", "disk.raw")
+    return world.python_says(f"from supervisor.cli import doctor\ndoctor._opened({argv!r})")
+
+
 CASES = (
     Case(2, run("--disk", ",shared", "true"),
          "The argument begins with a comma: usually a shell variable that is not set."),
@@ -126,4 +138,9 @@ CASES = (
          "The configuration demands a lease for every disk that QEMU writes to."),
     Case(2, no_lease_for_a_program,
          "The configuration demands leases, and COMMAND's disks cannot be found."),
+    Case(111, doctor_without_an_answer,
+         "What `doctor` looks for disks in does not answer: an image or a server hangs. It goes on "
+         "with the other checks."),
+    Case(111, doctor_in_doubt,
+         "`doctor` was given disks by name, and cannot see whether COMMAND writes to others too."),
 )  # fmt: skip

@@ -23,7 +23,7 @@ EXCUSED = {
         "until then nobody else may start it.",
         "it takes 30 s of uninterruptible sleep",
     ),
-    "no answer within": Excuse(
+    "cannot run …: no answer within": Excuse(
         "Leases that are not acquired",
         111,
         "LVM hangs, perhaps on a disk that is gone. Run the command by hand.",

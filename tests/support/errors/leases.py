@@ -6,7 +6,7 @@ import os
 import subprocess
 from typing import TYPE_CHECKING
 
-from lockplugins.contract import Mode, Resource, ResourceType
+from lockplugins.contract import Mode, Plugin, Resource, ResourceType
 from lockplugins.file.locks import LockFile
 from lockplugins.file.plugin import FilePlugin
 from tests.support.errors.world import NOBODY, Case, Said, raised, run
@@ -253,6 +253,8 @@ CASES = (
          file_lockspace_dir="/proc/locks"),
          "The lock file's directory cannot be looked into, so nobody can tell. Ask as root, or "
          "look at the directory.", "lockplugins.file.holders:of_resource"),
+    Case(111, plugin(lambda made, disk: Plugin({}, made.carrier).inquire(Resource(disk))),
+         "Somebody's plugin cannot say who holds a lease. Ask its lock manager."),
     Case(111, asked_by_nobody,
          "We may not open the disk, so locks that other hosts hold cannot be seen.",
          "lockplugins.file.holders:_of_found"),

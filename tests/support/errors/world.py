@@ -127,6 +127,14 @@ class World:
         tool += [] if path is None else ["-P", path]
         return self.says(*words, program=(*tool, *self.program))
 
+    def python_says(self, program: str) -> Said:
+        """Return the error that a program raises, in a process of its own."""
+        ending = f"print('{SPEAKER}' + str(error), file=sys.stderr); sys.exit(error.exit_code)"
+        indented = program.replace("\n", "\n ")
+        text = f"import sys\nfrom lockplugins.contract import LockError\ntry:\n {indented}"
+        words = ("-c", f"{text}\nexcept LockError as error:\n {ending}")
+        return self.says(*words, program=(sys.executable,), cwd=CHECKOUT)
+
     def guard_says(self, *words: str, **popen: Any) -> Said:
         """Return what the guard ends with when its own argv is `words`."""
         main = f"{CHECKOUT}/supervisor/guard/__main__.py"
