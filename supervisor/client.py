@@ -50,11 +50,13 @@ class Client:
     """One connection to a guard; owns its socket, and received descriptors until they are taken.
 
     Deadlines are instants of time.monotonic(), None for ever. `events` holds
-    the events that came while a reply was awaited.
+    the events that came while a reply was awaited. Waiting ends with
+    BrokenPipeError when nobody reads `reader_fd`, where it is given.
     """
 
     def __init__(self, sock: _socket.socket, guest: str) -> None:
         self.events: list[dict[str, object]] = []
+        self.reader_fd: int | None = None
         self._sock = sock
         self._guest = guest
         self._buffer = b""
@@ -136,7 +138,7 @@ class Client:
 
     def _fill(self, deadline: float | None) -> None:
         left_s = None if deadline is None else max(0.0, deadline - time.monotonic())
-        if not is_readable(self._sock.fileno(), left_s):
+        if not is_readable(self._sock.fileno(), left_s, self.reader_fd):
             raise _no_answer(self._guest, "it did not answer in time")
         try:
             data, ancillary, _, _ = self._sock.recvmsg(
@@ -238,11 +240,19 @@ def open_process(guest: dict[str, object], who: str) -> int | None:
     return None
 
 
-def is_readable(fd: int, within_s: float | None) -> bool:
-    """Is `fd` readable, or does it become so in time (None: wait for ever)?"""
+def is_readable(fd: int, within_s: float | None, reader_fd: int | None = None) -> bool:
+    """Is `fd` readable, or does it become so in time (None: wait for ever)?
+
+    Raises BrokenPipeError when nobody reads `reader_fd` any more.
+    """
     poll = select.poll()
     poll.register(fd, select.POLLIN)
-    return bool(poll.poll(None if within_s is None else within_s * 1000))
+    if reader_fd is not None:
+        poll.register(reader_fd, 0)  # trouble is told unasked
+    ready = dict(poll.poll(None if within_s is None else within_s * 1000))
+    if reader_fd in ready:
+        raise BrokenPipeError
+    return bool(ready)
 
 
 def _no_answer(guest: str, reason: OSError | str) -> NoAnswerError:

@@ -6,6 +6,8 @@ must not know how a guest is found, or how its end is proven.
 
 from __future__ import annotations
 
+import sys
+
 import click
 
 from supervisor import client, rundir
@@ -36,7 +38,8 @@ def events_command(guest: str, config: str | None, runtime_dir: str | None) -> N
     """
     found = find(guest, runtime_dir, config)
     with Witnesses(found) as witnesses:
-        for event in _follow(found, witnesses):
+        reader_fd = None if sys.stdout is None else sys.stdout.fileno()
+        for event in _follow(found, witnesses, reader_fd):
             render.put_json(event)
         witnesses.wait(None)
     rundir.remove_dead(found.path)
@@ -67,11 +70,17 @@ def exit_status(event: dict[str, object]) -> int | None:
     return None
 
 
-def _follow(guest: Guest, witnesses: Witnesses) -> Iterator[dict[str, object]]:
-    """Yield the events that the guest's guard tells, until that is gone."""
+def _follow(
+    guest: Guest, witnesses: Witnesses, reader_fd: int | None = None
+) -> Iterator[dict[str, object]]:
+    """Yield the events that the guest's guard tells, until that is gone.
+
+    Raises BrokenPipeError when nobody reads `reader_fd`: who wanted one event has it.
+    """
     while True:
         try:
             with client.connect(guest.path) as connection:
+                connection.reader_fd = reader_fd
                 while True:
                     yield connection.next_event(None)
         except client.NoAnswerError:  # not up yet, or we were the one client too many
