@@ -60,6 +60,7 @@ _FILES = {
     "/run/lock-supervisor/UUID/": "A guest's runtime directory (of root's guests): child.pid and "
     "supervisor.pid hold a number and a newline, control is a Unix socket that speaks QMP's "
     "wire format.",
+    "/var/log/lock-supervisor/NAME.log": "What run --detach appends to (for root's guests).",
 }
 
 _SEE_ALSO = "qemu-system-x86_64(1), qemu-img(1), virtlockd(8), systemd.service(5)"

@@ -2,8 +2,8 @@
 
 The same guard with the same arguments, but in a session of its own, with
 /dev/null for its input and the log for its output. From exec on it needs us no
-more: killed, we leave a guest that comes up or is refused without us. It must
-not know what the guard does.
+more: killed, we leave a guest that comes up or is refused without us (README,
+D9). It must not know what the guard does.
 """
 
 from __future__ import annotations
