@@ -6,6 +6,8 @@ refuse, and has the refusal among the answers. It must not know any check.
 
 from __future__ import annotations
 
+import os
+
 import click
 
 from lockplugins.contract import LockError, Mode
@@ -78,10 +80,9 @@ def _question(given: Given) -> Question:
     guest.containment = given["containment"] or settings.containment or guest.containment
     guest.monitor = not given["no_monitor"]
     if not specify.discovers(given, settings):
-        leased = {r.path for r in guest.resources if r.mode == Mode.EXCLUSIVE}
-        opened: list[disks.Disk] = []
-        opened = attempt(Name.DISKS, lambda: _opened(given["command"]), opened)
-        question.unasked = [disk for disk in opened if disk.path not in leased]
+        unleased: list[str] = []
+        unleased = attempt(Name.DISKS, lambda: _unleased(given["command"], guest), unleased)
+        question.unleased = unleased
     return question
 
 
@@ -90,16 +91,19 @@ def _found(given: Given, settings: Config) -> list[Resource]:
     return answer("the disks", lambda: specify.resources(given, settings), DEADLINE_S)
 
 
-def _opened(command: tuple[str, ...]) -> list[disks.Disk]:
-    """Return the disks that COMMAND opens, whoever writes to them."""
+def _unleased(command: tuple[str, ...], guest: GuestSpec) -> list[str]:
+    """Return the disks that COMMAND writes to, and that nobody asked to lease."""
     if not command or not disks.is_qemu(command[0]):
         return []
 
-    def discover() -> list[disks.Disk]:
-        return disks.discover(command, working_directory(), allow_outside=True)
+    def look() -> list[str]:
+        found = disks.discover(command, working_directory(), allow_outside=True)
+        leased = {os.path.realpath(r.path) for r in guest.resources if r.mode == Mode.EXCLUSIVE}
+        written = [disk.path for disk in found if disk.mode == Mode.EXCLUSIVE]
+        return [path for path in written if os.path.realpath(path) not in leased]
 
     try:
-        return answer("the disks", discover, DEADLINE_S)
+        return answer("the disks", look, DEADLINE_S)
     except LockError as error:
         name, advice = "whether every disk is named", "see that --disk names all it writes to"
         raise LockError("tell", name, error.reason, advice) from error

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from lockplugins.contract import LockError
-    from supervisor.discovery.disks import Disk
     from supervisor.spec import GuestSpec
 
 _DENIED = "allow pidfd_open (seccomp), on Linux 5.10 or newer; without it no guard runs"
@@ -42,8 +41,8 @@ class Question:
     """What is asked about: `guest` and COMMAND as `run` would have them, as far as they are good.
 
     `problems` are what is not, by the check that tells of it; `config_file`
-    is the one that was read, `unasked` are the disks that COMMAND opens and
-    nobody asked to lease.
+    is the one that was read, `unleased` are the disks that COMMAND writes to
+    and nobody asked to lease.
     """
 
     def __init__(self, guest: GuestSpec, command: Sequence[str]) -> None:
@@ -51,7 +50,7 @@ class Question:
         self.command = list(command)
         self.config_file: str | None = None
         self.problems: dict[str, LockError] = {}
-        self.unasked: list[Disk] = []
+        self.unleased: list[str] = []
 
 
 def examine(question: Question) -> Iterator[Check]:
@@ -128,9 +127,8 @@ def _disks(question: Question) -> Check:
     """Does a lease guard every disk that the guest writes to?"""
     if Name.DISKS in question.problems:
         return _problem(question, Name.DISKS)
-    writable = [disk.path for disk in question.unasked if disk.mode == Mode.EXCLUSIVE]
-    if writable:
-        evidence = f"the guest writes to {', '.join(writable)} without a lease"
+    if question.unleased:
+        evidence = f"the guest writes to {', '.join(question.unleased)} without a lease"
         return Check(Name.DISKS, False, evidence, "leave --no-discover out, or name it with --disk")
     modes = [resource.mode for resource in question.guest.resources]
     if not modes and not is_qemu(question.command[0]):

@@ -27,7 +27,9 @@ def user(status: str) -> Check:
     if not lacking:
         return Check(Name.USER, True, f"{who}, with every capability that a guard uses")
     evidence = f"{who}, without {', '.join(lacking)}; what needs them is refused or left out"
-    return Check(Name.USER, False, evidence, "run as root, or with these capabilities")
+    return Check(
+        Name.USER, False, evidence, "be root; in a container, give it these too (--cap-add)"
+    )
 
 
 def freezer(cgroups: str) -> Check:

@@ -182,6 +182,15 @@ def test_what_of_a_command_line_weakens_is_named(
     assert check.ok == (mend == "")
 
 
+def test_a_disk_that_is_leased_by_another_of_its_names_is_leased(disk: str, tmp_path: Path) -> None:
+    link = str(tmp_path / "link")
+    os.symlink(disk, link)
+    answer = examine("--no-discover", "--disk", link, "--", *idle_argv(disk))
+    assert answer.one(Name.DISKS).ok
+    answer = examine("--no-discover", "--disk", f"{link},shared", "--", *idle_argv(disk))
+    assert answer.one(Name.DISKS).evidence == f"the guest writes to {disk} without a lease"
+
+
 def test_a_plugin_that_holds_nothing_is_no_good_news(disk: str) -> None:
     answer = examine("--plugin", "nop+file", "--disk", disk)
     assert [check.ok for check in answer.all(Name.PLUGIN)] == [True, True]

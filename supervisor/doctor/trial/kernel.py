@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 _CLONE_NEWPID = 0x20000000
 _WRITE_LOCK = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0)
 _TIMER_S, _LATE_S = 0.2, 2.0
+_BE_ROOT = "be root; in a container, give it CAP_SYS_{} too (--cap-add)"
 _NEWER_KERNEL = "use Linux 5.10 or newer, without a seccomp filter that denies it"
 
 
@@ -80,7 +81,7 @@ def pid_namespace(_spec: GuestSpec, _command: list[str]) -> Iterator[Finding]:
         unshare(_CLONE_NEWPID)
     except OSError as error:
         why = f"unshare(CLONE_NEWPID): {cause(error)}: guests that need it are refused"
-        yield Name.PID_NAMESPACE, False, why, "run as root, or with CAP_SYS_ADMIN"
+        yield Name.PID_NAMESPACE, False, why, _BE_ROOT.format("ADMIN")
         return
     with Process(init) as process:
         inside = _announced(ours)
@@ -173,7 +174,7 @@ def oom(_spec: GuestSpec, _command: list[str]) -> Iterator[Finding]:
     except OSError as error:
         why = f"oom_score_adj -1000: {cause(error)}: when memory is short the"
         why += " kernel may choose a supervisor, whose guest dies with it"
-        yield Name.OOM, False, why, "run as root, or with CAP_SYS_RESOURCE"
+        yield Name.OOM, False, why, _BE_ROOT.format("RESOURCE")
     else:
         yield Name.OOM, True, "oom_score_adj -1000 is permitted: the kernel spares supervisors", ""
 
@@ -192,7 +193,8 @@ def holders(_spec: GuestSpec, _command: list[str]) -> Iterator[Finding]:
         why = f"the descriptors of {len(denied)} of {len(processes)} processes cannot be looked at"
         why += f" (process {denied[0]} first)"
     why += ": if such a process holds a lease, it cannot be named"
-    yield Name.HOLDERS, False, why, "run as root, or with CAP_SYS_PTRACE; see hidepid in proc(5)"
+    mend = _BE_ROOT.format("PTRACE") + "; see hidepid in proc(5)"
+    yield Name.HOLDERS, False, why, mend
 
 
 def _is_denied(path: str) -> bool:
