@@ -6,19 +6,18 @@ only when everything is won. It must not wait, nor judge a refusal. Imported on
 the launch path (README, D2).
 """
 
-import _stat
 import posix
 
-from lockplugins.contract import Lease, Mode, ResourceError, cause
+from lockplugins.contract import Lease, Mode
 from lockplugins.file import names
-from lockplugins.file.locks import LEASE_BYTE, READ, LockFile, open_quietly
+from lockplugins.kernel_locks.lockfile import LEASE_BYTE, READ, LockFile, called, create, is_named
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from lockplugins.contract import Carrier, Resource
-    from lockplugins.file.locks import Refusal
+    from lockplugins.kernel_locks.lockfile import Refusal
 
 Held = dict[tuple[int, int], LockFile]
 
@@ -56,7 +55,7 @@ class Attempt:
                     found = located.found.pop(0)
                     files[self._add(found.fd, posix.O_PATH, found.path, resource)] = None
                 for place in located.lock_files:
-                    fd, path = _create(resource, *place)
+                    fd, path = create(*place, resource)
                     files[self._add(fd, posix.O_RDWR, path, resource)] = None
             finally:
                 located.close()
@@ -64,7 +63,7 @@ class Attempt:
             self._claims.append((lease, list(files)))
 
     def _add(self, fd: int, access: int, path: str, resource: "Resource") -> LockFile:
-        file = LockFile(fd, access, names.called(resource))
+        file = LockFile(fd, access, called(resource))
         self._seen.append((path, file.identity))
         known = self._held.get(file.identity) or self._fresh.get(file.identity)
         if known:
@@ -113,15 +112,8 @@ class Attempt:
         file.mode = Mode.SHARED
 
     def still_named(self) -> bool:
-        """Does every path still lead to what is locked? libvirt unlinks lock files, people move."""
-        for path, identity in self._seen:
-            try:
-                status = posix.stat(path)
-            except OSError:
-                return False
-            if (status.st_dev, status.st_ino) != identity:
-                return False
-        return True
+        """Does every path still lead to what is locked?"""
+        return all(is_named(path, identity) for path, identity in self._seen)
 
     def commit(self, leases: dict[Lease, list[LockFile]]) -> list[Lease]:
         """Hand everything to the guest and into `leases`; raises LockError, then `undo`."""
@@ -161,28 +153,3 @@ class Attempt:
                 file.close()
         if keep:
             keep.unlock()
-
-
-def _create(resource: "Resource", directory: str, name: str) -> tuple[int, str]:
-    """Open the lock file, an empty one if there is none yet, as virtlockd does.
-
-    We never unlink it: a waiter may hold its descriptor.
-    """
-    path = f"{directory}/{name}"
-    access = posix.O_RDWR | posix.O_CREAT | posix.O_NOFOLLOW
-    try:
-        try:
-            fd = open_quietly(path, access)
-        except FileNotFoundError:
-            from os import makedirs
-
-            makedirs(directory, 0o700, exist_ok=True)
-            fd = open_quietly(path, access)
-    except OSError as error:
-        name, advice = f"lock file of {names.called(resource)}", "is that directory mounted?"
-        raise ResourceError("open", name, cause(error, path), advice) from error
-    if not _stat.S_ISREG(posix.fstat(fd).st_mode):
-        posix.close(fd)
-        why = f"{path} is not a regular file"
-        raise ResourceError("lease", names.called(resource), why, "remove what is there")
-    return fd, path

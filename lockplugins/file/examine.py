@@ -8,8 +8,10 @@ from __future__ import annotations
 import os
 import stat
 
-from lockplugins.contract import LockError, Mode, cause
-from lockplugins.file import exclusion, names, reach
+from lockplugins.contract import LockError, Mode
+from lockplugins.file import names
+from lockplugins.kernel_locks import exclusion, reach
+from lockplugins.kernel_locks.places import finding, of_directory
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,8 +43,8 @@ def of_resource(resource: Resource, config: Mapping[str, str]) -> Iterator[Findi
         for found in files:
             writable = resource.mode == Mode.EXCLUSIVE
             place = "" if found.path == resource.path else found.path
-            yield _of(exclusion.NAME, place, exclusion.of_file(found.fd, writable=writable))
-            yield _of(reach.NAME, place, reach.of_file(found.fd))
+            yield finding(exclusion.NAME, place, exclusion.of_file(found.fd, writable=writable))
+            yield finding(reach.NAME, place, reach.of_file(found.fd))
         if stat.S_ISBLK(located.found[0].stat.st_mode):
             yield _of_device(located.found[0].stat.st_rdev)
     finally:
@@ -54,39 +56,6 @@ def of_lockspaces(config: Mapping[str, str]) -> Iterator[Finding]:
     for key in (names.FILES, names.VOLUMES, names.UNITS):
         if key in config:
             yield from of_directory(config[key])
-
-
-def of_directory(path: str) -> Iterator[Finding]:
-    """Yield what is found of a directory, or of the one that it will be made in."""
-    place = path
-    try:
-        at, place = nearest(path)
-        fd = os.open(at, os.O_PATH | os.O_CLOEXEC)
-    except OSError as error:
-        yield exclusion.NAME, False, cause(error, place), "name a directory that we may enter"
-        return
-    yield _of(exclusion.NAME, place, exclusion.of_directory(at))
-    try:
-        yield _of(reach.NAME, place, reach.of_file(fd))
-    finally:
-        os.close(fd)
-
-
-def nearest(path: str) -> tuple[str, str]:
-    """Return the directory, or where it will be made, and that in words; raises OSError."""
-    at = path
-    while True:
-        try:
-            os.stat(at)
-        except FileNotFoundError:
-            at = os.path.dirname(at)
-        else:
-            return at, at if at == path else f"{path}, to be made in {at}"
-
-
-def _of(check: str, place: str, found: tuple[bool, str, str]) -> Finding:
-    well, evidence, mend = found
-    return check, well, f"{place}: {evidence}" if place else evidence, mend
 
 
 def _of_device(device: int) -> Finding:

@@ -1,196 +1,29 @@
-"""Who holds a file's lock? Reads the kernel's books, changes nothing.
+"""Who holds one of the files that stand for a resource? Finds them, and asks the kernel's books.
 
-/proc/locks has the pid of POSIX locks (virtlockd) and -1 for OFD locks; which
-process has such a description open stands in /proc/PID/fdinfo alone. Imported
-only when somebody asks. It must not know guests.
+Imported only when somebody asks. Creates nothing.
 """
 
 from __future__ import annotations
 
-import os
-
-from lockplugins.contract import Holder, LeaseUnknownError, Mode, ResourceError, cause
 from lockplugins.file import names
-from lockplugins.file.locks import LEASE_BYTE, WRITE, LockFile
+from lockplugins.kernel_locks import books
+from lockplugins.kernel_locks.lockfile import called
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
-    from lockplugins.contract import Resource
-    from lockplugins.file.locks import Refusal
-
-GONE = Holder(Mode.EXCLUSIVE, "a process that was gone before it could be named")
-
-_MODES = {"READ": Mode.SHARED, "WRITE": Mode.EXCLUSIVE}
-_WORDS = 8
-_COMMAND_CHARACTERS = 100
-
-
-def of_refusal(refusal: Refusal) -> Holder | None:
-    """Return one holder that is in the way, None if all are gone; raises LeaseUnknownError."""
-    conflict = refusal.file.conflict(refusal.kind, refusal.byte)
-    if conflict is None:
-        return None
-    mode, pid = conflict
-    if pid > 0:
-        return _named(mode, pid)
-    local = [lock for lock in _of_file(refusal.file.fd, refusal.byte) if lock.mode == mode]
-    # Ourselves last: a guest that shares is not in its own way when it wants more.
-    return min(local, key=lambda holder: holder.pid == os.getpid(), default=_unseen(mode))
+    from lockplugins.contract import Holder, Resource
 
 
 def of_resource(resource: Resource, config: Mapping[str, str]) -> list[Holder]:
     """Return all who hold a lock that `resource` needs, ourselves included; raises LockError."""
     located = names.locate(resource, config)
+    name = called(resource)
     try:
-        for directory, name in located.lock_files:
-            path = f"{directory}/{name}"
-            try:
-                fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
-            except FileNotFoundError:
-                continue
-            except OSError as error:
-                raise _cannot_tell(resource, cause(error, path)) from error
-            located.found.append(names.Found(fd, path))
-        holders: dict[tuple[int | None, str], Holder] = {}
-        for found in located.found:
-            for holder in _of_found(resource, found):
-                holders.setdefault((holder.pid, holder.mode), holder)
+        for directory, lock_file in located.lock_files:
+            if (fd := books.open_lock_file(directory, lock_file, name)) is not None:
+                located.found.append(names.Found(fd, f"{directory}/{lock_file}"))
+        return books.of_files([found.fd for found in located.found], name)
     finally:
         located.close()
-    return list(holders.values())
-
-
-def _of_found(resource: Resource, found: names.Found) -> list[Holder]:
-    local = _of_file(found.fd, LEASE_BYTE)
-    if local:
-        return local
-    # Nobody here. The filesystem's server knows of other hosts.
-    file = LockFile(os.dup(found.fd), os.O_PATH, names.called(resource))
-    try:
-        file.replace(file.reopen(os.O_RDONLY), os.O_RDONLY)
-        conflict = file.conflict(WRITE, LEASE_BYTE)
-    except ResourceError as error:
-        raise _cannot_tell(resource, error.reason) from error
-    finally:
-        file.close()
-    return [_unseen(conflict[0])] if conflict else []
-
-
-def _cannot_tell(resource: Resource, why: str) -> LeaseUnknownError:
-    return LeaseUnknownError("tell who holds", names.called(resource), why, "ask as root")
-
-
-def _unseen(mode: str) -> Holder:
-    seen_elsewhere = "another host, user or PID namespace, or a guest that is just dying"
-    return Holder(mode, f"a process that cannot be seen from here ({seen_elsewhere})")
-
-
-def _of_file(fd: int, byte: int) -> list[Holder]:
-    """Return the processes of this host with a lock on `byte` of the file (O_PATH will do)."""
-    file = _kernel_name(fd)
-    locks = list(_listed(file, byte))
-    holders = [_named(lock.mode, lock.pid) for lock in locks if lock.pid > 0]
-    carried = [lock.mode for lock in locks if lock.pid < 0]
-    if not carried:
-        return holders
-    described = list(_described_by_fdinfo(file, byte))
-    holders += [_named(*lock) for lock in dict.fromkeys(described)]
-    # Every lock whose description we may look at has a line in some fdinfo: fewer lines than
-    # locks, and somebody is hidden. Counted twice, since a process may end while we look.
-    still = sum(lock.pid < 0 for lock in _listed(file, byte))
-    if len(described) < min(len(carried), still):
-        holders.append(_unseen(carried[0]))
-    return holders
-
-
-def _listed(file: str, byte: int) -> Iterator[_Lock]:
-    """Yield what /proc/locks has on `byte` of the file."""
-    for line in _read("/proc/locks").split("\n"):
-        if (lock := _Lock.parse(line)) and lock.covers(file, byte):
-            yield lock
-
-
-def _named(mode: str, pid: int) -> Holder:
-    """Return a holder that is described by its command line."""
-    try:
-        name = _read(f"/proc/{pid}/comm").rstrip("\n")
-        command = _read(f"/proc/{pid}/cmdline").rstrip("\0").replace("\0", " ")
-    except OSError:
-        return Holder(mode, f"process {pid}", pid)
-    if len(command) > _COMMAND_CHARACTERS:
-        command = command[: _COMMAND_CHARACTERS - 1] + "…"
-    words = f"{name}: {command}" if command else name
-    return Holder(mode, f"process {pid} ({words})", pid)
-
-
-class _Lock:
-    """One lock as /proc/locks and fdinfo write it."""
-
-    __slots__ = ("end", "file", "mode", "pid", "start")
-
-    def __init__(self, words: list[str]) -> None:
-        self.mode = _MODES[words[3]]
-        self.pid = int(words[4])
-        self.file = words[5]
-        self.start = int(words[6])
-        self.end = float("inf") if words[7] == "EOF" else int(words[7])
-
-    @classmethod
-    def parse(cls, line: str) -> _Lock | None:
-        """Return None for what is no granted record lock: flock(2), leases, waiters ("->")."""
-        words = line.split()
-        if len(words) != _WORDS or words[1] not in {"POSIX", "OFDLCK"} or words[3] not in _MODES:
-            return None
-        return cls(words)
-
-    def covers(self, file: str, byte: int) -> bool:
-        return self.file == file and self.start <= byte <= self.end
-
-
-def _described_by_fdinfo(file: str, byte: int) -> Iterator[tuple[str, int]]:
-    """Yield (mode, pid) of every process that has a description with an OFD lock there."""
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            fds = os.listdir(f"/proc/{pid}/fdinfo")
-        except OSError:
-            continue  # gone, or not ours to look at
-        for fd in fds:
-            try:
-                text = _read(f"/proc/{pid}/fdinfo/{fd}")
-            except OSError:
-                continue
-            for line in text.split("\n"):
-                label, _, rest = line.partition(":")
-                if label != "lock":
-                    continue
-                if (lock := _Lock.parse(rest)) and lock.pid < 0 and lock.covers(file, byte):
-                    yield lock.mode, int(pid)
-
-
-def _kernel_name(fd: int) -> str:
-    """Return MAJOR:MINOR:INODE as the kernel writes it into its lists of locks.
-
-    Not always what stat(2) says: btrfs and overlayfs show it another device.
-    Before Linux 5.14 fdinfo has no inode, and stat's has to do.
-    """
-    status = os.fstat(fd)
-    inode, mount = str(status.st_ino), ""
-    for line in _read(f"/proc/self/fdinfo/{fd}").split("\n"):
-        label, _, value = line.partition(":")
-        if label == "ino":
-            inode = value.strip()
-        elif label == "mnt_id":
-            mount = value.strip()
-    major, minor = os.major(status.st_dev), os.minor(status.st_dev)
-    for line in _read("/proc/self/mountinfo").split("\n"):
-        words = line.split(" ", 3)
-        if words[0] == mount:
-            major, minor = map(int, words[2].split(":"))
-    return f"{major:02x}:{minor:02x}:{inode}"
-
-
-def _read(path: str) -> str:
-    with open(path, encoding="utf-8", errors="surrogateescape") as file:
-        return file.read()

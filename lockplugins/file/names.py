@@ -19,6 +19,7 @@ from lockplugins.contract import (
     UnsupportedError,
     cause,
 )
+from lockplugins.kernel_locks.lockfile import called
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -68,13 +69,6 @@ class Located:
         """Close what is still open."""
         while self.found:
             posix.close(self.found.pop().fd)
-
-
-def called(resource: "Resource") -> str:
-    """Return what errors call the resource."""
-    if resource.type == ResourceType.LEASE:
-        return f"resource {resource.lockspace}:{resource.key}"
-    return f"{resource.type} {resource.path}"
 
 
 def locate(resource: "Resource", config: "Mapping[str, str]") -> Located:

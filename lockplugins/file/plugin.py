@@ -19,20 +19,10 @@ loop device on it).
 Imported on the launch path (README, D2).
 """
 
-import time
-
-from lockplugins.contract import (
-    Capability,
-    ConfigError,
-    LeaseHeldError,
-    LeaseUnknownError,
-    LockError,
-    Mode,
-    Plugin,
-)
+from lockplugins.contract import Capability, ConfigError, LockError, Mode, Plugin
 from lockplugins.file import names
 from lockplugins.file.attempt import Attempt, carried_as
-from lockplugins.file.locks import READ, SHARERS_BYTE
+from lockplugins.kernel_locks.lockfile import READ, SHARERS_BYTE, TRIES, called
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,10 +30,7 @@ if TYPE_CHECKING:
 
     from lockplugins.contract import Carrier, Finding, Holder, Lease, Resource
     from lockplugins.file.attempt import Held
-    from lockplugins.file.locks import LockFile, Refusal
-
-# Looks at a holder that was gone before it could be named, or at a file that was replaced.
-TRIES = 4
+    from lockplugins.kernel_locks.lockfile import LockFile, Refusal
 
 
 class FilePlugin(Plugin):
@@ -79,11 +66,13 @@ class FilePlugin(Plugin):
                 refusal = attempt.lock()
                 if refusal is None and attempt.still_named():
                     return attempt.commit(self._leases)
-                if refusal and _may_wait(refusal, wait_until):
+                if refusal and refusal.may_be_waited_for(wait_until):
                     awaited = refusal
                 else:
+                    from lockplugins.kernel_locks import books
+
                     tries -= 1
-                    self._judge(refusal, resources, tries)
+                    books.judge(refusal, ", ".join(map(called, resources)), tries)
             except BaseException:
                 attempt.undo()
                 raise
@@ -91,27 +80,6 @@ class FilePlugin(Plugin):
             attempt.undo(keep=won)
             if awaited:
                 awaited.wait()  # and this one is locked when the next attempt begins
-
-    def _judge(
-        self, refusal: "Refusal | None", resources: "Sequence[Resource]", tries: int
-    ) -> None:
-        """Raise, unless what stood in the way may be gone by now and `tries` are left."""
-        if refusal is None:
-            if tries <= 0:
-                name = ", ".join(names.called(resource) for resource in resources)
-                why, advice = "its files are replaced again and again", "see who does that"
-                raise LeaseUnknownError("lease", name, why, advice)
-            return
-        from lockplugins.file import holders
-
-        holder = holders.of_refusal(refusal)
-        if tries > 0 and (holder is None or holder.pid is None):
-            return
-        file, mode = refusal.file, refusal.mode
-        holder = holder or holders.GONE
-        why = f"held by {holder.description}"
-        advice = "stop the guest there or wait for it (--wait)"
-        raise LeaseHeldError("acquire", f"{mode} lease for {file.name}", why, advice, holder)
 
     def release(self, lease: "Lease") -> None:
         files = self._leases.get(lease)
@@ -163,10 +131,3 @@ class FilePlugin(Plugin):
         located = names.locate(resource, self.config)
         located.close()
         return [(located.lockspace, located.lease)]
-
-
-def _may_wait(refusal: "Refusal", wait_until: float | None) -> bool:
-    """Is there time left? Never waits to convert what the guest holds already."""
-    if wait_until is None or refusal.file.users:
-        return False
-    return time.clock_gettime(time.CLOCK_BOOTTIME) < wait_until

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from lockplugins.file import exclusion, reach
+from lockplugins.kernel_locks import exclusion, reach
 from supervisor.doctor.names import Name
 from tests.faults import freezing
 from tests.support import fuse, proclocks, waiting

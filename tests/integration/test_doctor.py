@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from lockplugins.file import exclusion, reach
 from lockplugins.file.examine import PLACE
+from lockplugins.kernel_locks import exclusion, reach
 from supervisor.doctor.names import Name
 from tests.support import proclocks, waiting
 from tests.support.command import PROGRAM

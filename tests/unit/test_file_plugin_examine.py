@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from lockplugins.contract import Mode, Resource, ResourceType
-from lockplugins.file import exclusion, reach
 from lockplugins.file.examine import CHECKS, DEVICE, PLACE
 from lockplugins.file.plugin import FilePlugin
+from lockplugins.kernel_locks import exclusion, reach
 from tests.support import proclocks
 from tests.support.locking import READ, WRITE, CopyingCarrier, Locker
 from tests.support.loop import loop_device, second_node

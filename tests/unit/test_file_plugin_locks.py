@@ -17,8 +17,8 @@ from lockplugins.contract import (
     Resource,
     ResourceError,
 )
-from lockplugins.file.locks import LockFile
 from lockplugins.file.plugin import FilePlugin
+from lockplugins.kernel_locks.lockfile import LockFile
 from tests.support.locking import READ, WRITE, CopyingCarrier, Locker, is_free
 
 if TYPE_CHECKING:

@@ -42,7 +42,7 @@ ARROWS: dict[str, set[str]] = {
     "supervisor.doctor.trial": {
         "supervisor.doctor",
         "supervisor.guard",
-        "lockplugins.file",
+        "lockplugins.kernel_locks",
         SPEC,
         REGISTRY,
     },
@@ -76,9 +76,11 @@ ARROWS: dict[str, set[str]] = {
     CONTRACT: set(),
     REGISTRY: {"lockplugins.file", "lockplugins.nop", "lockplugins.vm", "lockplugins.sanlock",
                "lockplugins.etcd"},
-    "lockplugins.file": set(),
+    # What plugins whose leases are kernel locks have in common: plugins may not import one another.
+    "lockplugins.kernel_locks": set(),
+    "lockplugins.file": {"lockplugins.kernel_locks"},
     "lockplugins.nop": set(),
-    "lockplugins.vm": set(),
+    "lockplugins.vm": {"lockplugins.kernel_locks"},
     "lockplugins.sanlock": set(),
     "lockplugins.etcd": set(),
 }  # fmt: skip

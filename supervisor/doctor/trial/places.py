@@ -11,7 +11,7 @@ import stat
 
 from lockplugins import registry
 from lockplugins.contract import cause
-from lockplugins.file import examine, exclusion, reach
+from lockplugins.kernel_locks import exclusion, places, reach
 from supervisor.doctor.names import Name
 
 TYPE_CHECKING = False
@@ -38,12 +38,12 @@ def plugin(guest: GuestSpec, _command: list[str]) -> Iterable[Finding]:
 def runtime_dir(guest: GuestSpec, _command: list[str]) -> Iterator[Finding]:
     base = guest.runtime_dir
     try:
-        at, place = examine.nearest(base)
+        at, place = places.nearest(base)
         yield _directory(base, at, place)
     except OSError as error:
         yield Name.RUNTIME_DIR, False, cause(error, base), "give another with --runtime-dir"
         return
-    yield from (found for found in examine.of_directory(base) if found[0] == exclusion.NAME)
+    yield from (found for found in places.of_directory(base) if found[0] == exclusion.NAME)
 
 
 def _directory(base: str, at: str, place: str) -> Finding:

@@ -7,8 +7,8 @@ import subprocess
 from typing import TYPE_CHECKING
 
 from lockplugins.contract import Mode, Plugin, Resource, ResourceType
-from lockplugins.file.locks import LockFile
 from lockplugins.file.plugin import FilePlugin
+from lockplugins.kernel_locks.lockfile import LockFile
 from tests.support.errors.world import NOBODY, Case, Said, raised, run
 from tests.support.locking import CopyingCarrier, Locker
 from tests.support.loop import loop_device, second_node
@@ -252,12 +252,12 @@ CASES = (
     Case(111, plugin(lambda made, disk: made.inquire(Resource(disk)),
          file_lockspace_dir="/proc/locks"),
          "The lock file's directory cannot be looked into, so nobody can tell. Ask as root, or "
-         "look at the directory.", "lockplugins.file.holders:of_resource"),
+         "look at the directory.", "lockplugins.kernel_locks.books:open_lock_file"),
     Case(111, plugin(lambda made, disk: Plugin({}, made.carrier).inquire(Resource(disk))),
          "Somebody's plugin cannot say who holds a lease. Ask its lock manager."),
     Case(111, asked_by_nobody,
          "We may not open the disk, so locks that other hosts hold cannot be seen.",
-         "lockplugins.file.holders:_of_found"),
+         "lockplugins.kernel_locks.books:_of_lease"),
     Case(111, plugin(released_twice),
          "The lease was released before. Seen by programs that use the plugin."),
     Case(111, plugin(released_from_under_sharers),

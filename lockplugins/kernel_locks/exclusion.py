@@ -16,13 +16,13 @@ import subprocess
 import sys
 
 from lockplugins.contract import cause
-from lockplugins.file import granted
+from lockplugins.kernel_locks import granted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from lockplugins.file.granted import Lock
+    from lockplugins.kernel_locks.granted import Lock
 
 NAME = "exclusion"
 

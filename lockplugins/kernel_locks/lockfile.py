@@ -7,15 +7,24 @@ security drivers) nor 100 and up (QEMU). It must not know why a file is
 locked. Imported on the launch path (README, D2).
 """
 
+import _stat
 import errno
 import fcntl
 import posix
+import time
 from _struct import pack, unpack
 
-from lockplugins.contract import LeaseUnknownError, Mode, ResourceError, cause
+from lockplugins.contract import LeaseUnknownError, Mode, ResourceError, ResourceType, cause
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from lockplugins.contract import Resource
 
 LEASE_BYTE = 0
 SHARERS_BYTE = 2
+
+# Looks at a holder that was gone before it could be named, or at a file that was replaced.
+TRIES = 4
 
 READ = fcntl.F_RDLCK
 WRITE = fcntl.F_WRLCK
@@ -28,6 +37,47 @@ _BYTES = {
 _SEEK_SET = 0
 _FLOCK = "hhqqi4x"  # struct flock of fcntl_locking(2)
 _HELD_ELSEWHERE = (errno.EAGAIN, errno.EACCES)
+
+
+def called(resource: "Resource") -> str:
+    """Return what errors call the resource."""
+    if resource.type == ResourceType.LEASE:
+        return f"resource {resource.lockspace}:{resource.key}"
+    return f"{resource.type} {resource.path}"
+
+
+def create(directory: str, name: str, resource: "Resource") -> tuple[int, str]:
+    """Open a lock file for `resource`, an empty one if there is none yet, as virtlockd does.
+
+    We never unlink it: a waiter may hold its descriptor. Raises ResourceError.
+    """
+    path = f"{directory}/{name}"
+    access = posix.O_RDWR | posix.O_CREAT | posix.O_NOFOLLOW
+    try:
+        try:
+            fd = open_quietly(path, access)
+        except FileNotFoundError:
+            from os import makedirs
+
+            makedirs(directory, 0o700, exist_ok=True)
+            fd = open_quietly(path, access)
+    except OSError as error:
+        name, advice = f"lock file of {called(resource)}", "is that directory mounted?"
+        raise ResourceError("open", name, cause(error, path), advice) from error
+    if not _stat.S_ISREG(posix.fstat(fd).st_mode):
+        posix.close(fd)
+        why = f"{path} is not a regular file"
+        raise ResourceError("lease", called(resource), why, "remove what is there")
+    return fd, path
+
+
+def is_named(path: str, identity: tuple[int, int]) -> bool:
+    """Does the path lead to that very file? libvirt unlinks lock files, people move."""
+    try:
+        status = posix.stat(path)
+    except OSError:
+        return False
+    return (status.st_dev, status.st_ino) == identity
 
 
 def open_quietly(path: str, access: int) -> int:
@@ -136,6 +186,12 @@ class Refusal:
         self.mode = mode
         self.kind = kind
         self.byte = byte
+
+    def may_be_waited_for(self, wait_until: float | None) -> bool:
+        """Is there time left? Never waits to convert what the guest holds already."""
+        if wait_until is None or self.file.users:
+            return False
+        return time.clock_gettime(time.CLOCK_BOOTTIME) < wait_until
 
     def wait(self) -> None:
         """Wait until that very lock is ours; raises LeaseUnknownError, the file closed."""
