@@ -213,6 +213,9 @@ CASES = (
          "The same with `--detach`.", "supervisor.cli.detaching:"),
     Case(2, run("--ready-fd", "987", "--", QEMU, "-version"),
          "The launcher named a descriptor that it did not pass on (`pass_fds`, `3>file`)."),
+    Case(2, run("--detach", "--handshake-fd", "1", *NO_DISKS, "true"),
+         "A detached guest has no standard input and output of the launcher's: the handshake "
+         "needs a descriptor of its own."),
     Case(2, run("--log", "web1.log", *NO_DISKS, "true"),
          "Only a detached guest has a log. Otherwise redirect the output yourself."),
     Case(111, run("--detach", "--log", "missing/web1.log", *NO_DISKS, "true"),
