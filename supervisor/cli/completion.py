@@ -45,10 +45,11 @@ _lock_supervisor() {
 complete -o nosort -F _lock_supervisor lock-supervisor
 """
 
-# Asked with the words, and what is replaced of the last one (what follows --option=).
+# Asked with the words, and what is replaced of the last one (what follows --option=). From fpath
+# the whole file is a function of its own name, which the one in it replaces at the first TAB.
 _ZSH = """\
 #compdef lock-supervisor
-_lock_supervisor() {
+_lock-supervisor() {
     local line word=${(Q)PREFIX}
     local -a values
     [[ $PREFIX == --*=* ]] && compset -P '*='
@@ -63,10 +64,10 @@ _lock_supervisor() {
     done
     (( $#values )) && _describe lock-supervisor values
 }
-if [[ $zsh_eval_context[-1] == loadautofunc ]]; then
-    _lock_supervisor "$@"
+if [[ $funcstack[1] == _lock-supervisor ]]; then
+    _lock-supervisor "$@"
 else
-    compdef _lock_supervisor lock-supervisor
+    compdef _lock-supervisor lock-supervisor
 fi
 """
 

@@ -27,24 +27,31 @@ TAB = b"\t"
 PROMPT = "ready>"
 UUID = "5f2c1d3e-0000-4000-8000-00000000000a"
 
-# How each is started so that only our script counts, and how it prints the line being edited.
+ZSH = "setopt nobeep; show() printf '<<%s>>' \"$BUFFER\"; zle -N show; bindkey '^G' show"
+# How each is started so that only our script counts, how it prints the line being edited, and how
+# it gets the script: from a file, or as a package installs it for a zsh.
 SHELLS = {
     "bash": (
         ["bash", "--norc", "--noprofile", "-i"],
-        'bind \'set bell-style none\'; bind -x \'"\\C-g": printf "<<%s>>" "$READLINE_LINE"\'',
+        (
+            'bind \'set bell-style none\'; bind -x \'"\\C-g": printf "<<%s>>" "$READLINE_LINE"\'; '
+            "source ./_lock-supervisor"
+        ),
     ),
     "zsh": (
         ["zsh", "-f", "-i"],
-        (
-            "autoload -U compinit; compinit -D; setopt nobeep; show() printf '<<%s>>' \"$BUFFER\"; "
-            "zle -N show; bindkey '^G' show"
-        ),
+        f"{ZSH}; autoload -U compinit; compinit -D; source ./_lock-supervisor",
+    ),
+    "zsh package": (
+        ["zsh", "-f", "-i"],
+        f"{ZSH}; fpath=($HOME $fpath); autoload -U compinit; compinit -u -D",
     ),
     "fish": (
         ["fish", "--no-config", "-i"],
         (
             "function fish_prompt; echo -n $PS1; end; "
-            "bind \\cg 'printf \"<<%s>>\" (commandline)'; set -g fish_autosuggestion_enabled 0"
+            "bind \\cg 'printf \"<<%s>>\" (commandline)'; set -g fish_autosuggestion_enabled 0; "
+            "source ./_lock-supervisor"
         ),
     ),
 }
@@ -58,8 +65,7 @@ def complete(
     (shell, *options), setting_up = SHELLS[request.param]
     home = tmp_path / "home"
     home.mkdir()
-    script = home / "script"
-    script.write_text(completion.script(request.param))
+    (home / "_lock-supervisor").write_text(completion.script(shell))
     env = {
         "PATH": f"{os.path.dirname(PROGRAM)}:{os.environ['PATH']}",
         "HOME": str(home),
@@ -75,7 +81,7 @@ def complete(
             **terminal.streams,
         )
         try:
-            terminal.type(f"{setting_up}; source {script}; echo set'' up\n".encode())
+            terminal.type(f"{setting_up}; echo set'' up\n".encode())
             terminal.read_until(b"\nset up")
             terminal.read_until(PROMPT.encode())
 
