@@ -24,14 +24,14 @@ from supervisor.guard.loop import now
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from lockplugins.contract import Finding
     from supervisor.spec import GuestSpec
 
 _CLONE_NEWPID = 0x20000000
 _WRITE_LOCK = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0)
-_TIMER_S, _LATE_S = 0.2, 2.0
+_TIMER_S, _LATE_S = 0.2, 4.0  # late: on a busy machine
 _BE_ROOT = "be root; in a container, give it CAP_SYS_{} too (--cap-add)"
 _NEWER_KERNEL = "use Linux 5.10 or newer, without a seccomp filter that denies it"
 
@@ -54,12 +54,7 @@ def parent_death(_spec: GuestSpec, _command: list[str]) -> Iterator[Finding]:
         with Process(lambda: _announce(theirs)):
             signal.pause()
 
-    with Process(parent) as process:
-        grandchild = _announced(ours)
-        begin = now()
-        process.kill()
-        died = _dies(grandchild)
-        took = _since(begin)
+    died, took = _takes_along(parent, ours)
     words = f"a child was dead {took} after its parent's SIGKILL"
     weak = f"a child outlived its parent by {took}: guests would outlive their supervisors"
     yield _finding(Name.PARENT_DEATH, died, words, weak)
@@ -83,12 +78,7 @@ def pid_namespace(_spec: GuestSpec, _command: list[str]) -> Iterator[Finding]:
         why = f"unshare(CLONE_NEWPID): {cause(error)}: guests that need it are refused"
         yield Name.PID_NAMESPACE, False, why, _BE_ROOT.format("ADMIN")
         return
-    with Process(init) as process:
-        inside = _announced(ours)
-        begin = now()
-        process.kill()
-        died = _dies(inside)
-        took = _since(begin)
+    died, took = _takes_along(init, ours)
     words = f"a process of its own session was dead {took} after its init's SIGKILL"
     weak = f"a process outlived the init of its namespace by {took}"
     yield _finding(Name.PID_NAMESPACE, died, words, weak)
@@ -227,6 +217,15 @@ def _announce(to: socket.socket) -> None:
 def _announced(by: socket.socket) -> int:
     _data, fds, _flags, _address = socket.recv_fds(by, 1, 1)
     return fds[0]
+
+
+def _takes_along(life: Callable[[], None], ours: socket.socket) -> tuple[bool, str]:
+    """SIGKILL who lives `life`; did its child, which announces itself to us, die, and when?"""
+    with Process(life) as process:
+        child = _announced(ours)
+        begin = now()
+        process.kill()
+        return _dies(child), _since(begin)
 
 
 def _dies(pidfd: int) -> bool:
