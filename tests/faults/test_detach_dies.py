@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from tests.support.command import Started
     from tests.support.detached import Detached
 
+    Orphans = Callable[[], list[int]]
+
 pytestmark = pytest.mark.usefixtures("as_root")
 
 PR_SET_CHILD_SUBREAPER = 36
@@ -49,11 +51,12 @@ def disk(tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def _subreaper() -> Iterator[None]:
-    """Have orphans become children of the test, which sees whether there are any."""
+def orphans() -> Iterator[Orphans]:
+    """Have orphans become children of the test; list those that were not there before."""
     prctl = ctypes.CDLL(None).prctl
     assert prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
-    yield
+    before = set(descendants(os.getpid()))
+    yield lambda: [pid for pid in descendants(os.getpid()) if pid not in before]
     assert prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0) == 0
 
 
@@ -156,11 +159,11 @@ def pause(seconds: float) -> None:
     waiting.until(lambda: time.monotonic() >= end, DEADLINE_S, "the moment has come")
 
 
-def assert_all_or_nothing(detached: Detached, disk: str) -> bool:
+def assert_all_or_nothing(detached: Detached, disk: str, orphans: Orphans) -> bool:
     """Judge what a SIGKILLed command left, and end it; was there a guest?"""
-    orphans = descendants(os.getpid())
-    if orphans:
-        guard = orphans[0]
+    left = orphans()
+    if left:
+        guard = left[0]
         pid_file = f"{detached.runtime_dir}/{{}}/child.pid"
         waiting.until(
             lambda: any(os.path.exists(pid_file.format(uuid)) for uuid in detached.uuids()),
@@ -172,14 +175,14 @@ def assert_all_or_nothing(detached: Detached, disk: str) -> bool:
         waiting.until(
             lambda: insight.status(descendants(guard)[0])["Name"] == "sleep", DEADLINE_S, "it runs"
         )
+        left = orphans()
         detached.end()
-        os.waitpid(guard, 0)
-        while descendants(os.getpid()):
-            os.waitpid(-1, 0)
+        for pid in left:  # ours to reap, the guest from the guard's death on
+            os.waitpid(pid, 0)
     else:
         assert detached.uuids() == []
     assert is_free(disk)
-    return bool(orphans)
+    return bool(left)
 
 
 class Held:
@@ -207,9 +210,12 @@ class Held:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("_subreaper")
 def test_killed_before_any_system_call_it_leaves_nothing_or_a_guest_that_runs(
-    detached: Detached, disk: str, tmp_path: Path, rounds: Callable[[int, int], int]
+    detached: Detached,
+    disk: str,
+    tmp_path: Path,
+    orphans: Orphans,
+    rounds: Callable[[int, int], int],
 ) -> None:
     """From the configuration on: the log, the pipe, the fork, the wait, the answer."""
     held = Held(detached, disk, tmp_path)
@@ -217,7 +223,7 @@ def test_killed_before_any_system_call_it_leaves_nothing_or_a_guest_that_runs(
         held.let_go()
         total = next(n for n in range(1, ENDLESS) if stepper.next().number in EXITS)
         stepper.kill(held.started.pidfd)
-    assert assert_all_or_nothing(detached, disk)
+    assert assert_all_or_nothing(detached, disk, orphans)
     seen = set()
     steps = rounds(40, total)
     for turn in range(steps):
@@ -227,14 +233,13 @@ def test_killed_before_any_system_call_it_leaves_nothing_or_a_guest_that_runs(
             for _ in range(turn * total // steps):
                 stepper.next()
             stepper.kill(held.started.pidfd)
-        seen.add(assert_all_or_nothing(detached, disk))
+        seen.add(assert_all_or_nothing(detached, disk, orphans))
     assert seen == {True, False}
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("_subreaper")
 def test_killed_at_any_moment_it_leaves_nothing_or_a_guest_that_runs(
-    detached: Detached, disk: str, rounds: Callable[[int, int], int]
+    detached: Detached, disk: str, orphans: Orphans, rounds: Callable[[int, int], int]
 ) -> None:
     """Also inside system calls: while it waits for the guard's exec, say."""
     count = rounds(30, 300)
@@ -243,4 +248,4 @@ def test_killed_at_any_moment_it_leaves_nothing_or_a_guest_that_runs(
         pause(LAUNCH_S * turn / count)
         started.process.kill()
         started.process.wait(DEADLINE_S)
-        assert_all_or_nothing(detached, disk)
+        assert_all_or_nothing(detached, disk, orphans)
