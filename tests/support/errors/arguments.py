@@ -60,11 +60,6 @@ def doctor_without_an_answer(world: World) -> Said:
     )
 
 
-def doctor_in_doubt(world: World) -> Said:
-    argv = (QEMU, "-frobnicate", "disk.raw")
-    return world.python_says(f"from supervisor.cli import doctor\ndoctor._opened({argv!r})")
-
-
 CASES = (
     Case(2, run("--disk", ",shared", "true"),
          "The argument begins with a comma: usually a shell variable that is not set."),
@@ -141,6 +136,4 @@ CASES = (
     Case(111, doctor_without_an_answer,
          "What `doctor` looks for disks in does not answer: an image or a server hangs. It goes on "
          "with the other checks."),
-    Case(111, doctor_in_doubt,
-         "`doctor` was given disks by name, and cannot see whether COMMAND writes to others too."),
 )  # fmt: skip
