@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.faults import freezing
-from tests.support import traces
+from tests.support import proclocks, traces, waiting
 from tests.support.guard import Guards
 from tests.support.qemu import QEMU
 
@@ -45,6 +45,9 @@ class Place:
         dead = guards.run(self.disk("dead"), name="web2")
         dead.kill()
         self.dead = dead.path
+        # The kernel may close what a dead process had in flight an instant after its end.
+        free = [self.disk("dead"), self.lock_file("dead")]
+        waiting.until(lambda: not any(map(proclocks.locks, free)), 30, "its locks are gone")
         traces.age(path)
 
     def disk(self, name: str) -> str:
