@@ -114,6 +114,8 @@ def _load(path: str) -> dict[str, object]:
         ) from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigError("read", name, f"not TOML: {error}", "correct that line") from error
+    except RecursionError as error:
+        raise ConfigError("read", name, "nested too deep", "no setting is") from error
 
 
 def _set(config: Config, key: str, value: object) -> None:

@@ -108,7 +108,8 @@ class GuardDir:
                     break
                 select.select((), (), (), _CREATE_PAUSE_S)  # not its lock: it may be stopped
             else:
-                raise RundirError("claim", f"runtime directory {path}", "it keeps disappearing")
+                reason = "it keeps disappearing, or a link on the way leads nowhere"
+                raise RundirError("claim", f"runtime directory {path}", reason, "see who does that")
         except OSError as error:
             raise failed("create", f"runtime directory {path}", error) from error
         guard_dir = cls(path, *claimed)

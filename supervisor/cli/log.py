@@ -65,6 +65,9 @@ def _directory() -> str:
     state = os.environ.get("XDG_STATE_HOME", "")
     if not os.path.isabs(state):  # to be ignored, says the XDG Base Directory Specification
         state = os.path.expanduser("~/.local/state")
+    if not os.path.isabs(state):
+        reason = "neither XDG_STATE_HOME nor HOME says where"
+        raise LockError("choose", "a log", reason, "name one with --log")
     return os.path.join(state, "lock-supervisor")
 
 

@@ -121,6 +121,15 @@ _OPTIONS: tuple[Decorator, ...] = (
 )
 
 
+def _named(
+    _context: click.Context, _parameter: click.Parameter, command: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Refuse an empty COMMAND: somebody's unset variable."""
+    if command and not command[0]:
+        raise click.BadParameter("the program's name is empty")
+    return command
+
+
 def describes_a_guest(*, command_required: bool = True) -> Decorator:
     """Add run's options and COMMAND to a command, which gets them as specify.Given.
 
@@ -135,6 +144,7 @@ def describes_a_guest(*, command_required: bool = True) -> Decorator:
             type=click.UNPROCESSED,
             metavar=_COMMAND if command_required else f"[{_COMMAND}]",
             shell_complete=candidates.command,
+            callback=_named,
         )(command)
         for option in reversed(_OPTIONS):
             decorated = option(decorated)

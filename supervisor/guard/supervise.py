@@ -78,7 +78,7 @@ class Supervisor:
                 lambda number, tty: self.loop.post(lambda: self._heard(number, from_terminal=tty))
             )
         except RuntimeError as error:
-            self.fail(LockError("start", f"guest {self.spec.name}", f"{error} (RLIMIT_NPROC?)"))
+            self.fail(LockError("start", f"guest {self.spec.name}", f"{error}", "see ulimit -a"))
         self.loop.run()
         return self._conclude()
 

@@ -93,6 +93,8 @@ CASES = (
          "A text needs quotes in TOML."),
     Case(2, file(b"plugin = '\xff'\n"),
          "The file was saved in another encoding."),
+    Case(2, file("plugin = " + "[" * 5000),
+         "Not a configuration file of ours."),
     Case(2, file("plugni = 'file'\n"),
          "A misspelt key. Nothing is guessed: a misspelt safety setting would be no setting."),
     Case(2, file("[fiel]\nfile_lockspace_dir = '/locks'\n"),

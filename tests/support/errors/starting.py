@@ -79,6 +79,13 @@ def supervised_already(world: World) -> Said:
     return world.says("run", "--uuid", UUID, *NO_DISKS, "true")
 
 
+def detached_by_a_user_without_a_home(world: World) -> Said:
+    top = world.checkout()
+    launcher = Launcher(env=[f"LOCK_SUPERVISOR_RUNTIME_DIR={world.path('run')}"], user=54320)
+    program = (*launcher.prefix(), f"{top}/bin/lock-supervisor")
+    return world.says("run", "--detach", *NO_DISKS, "/bin/true", program=program)
+
+
 def detached_and_interrupted(world: World) -> Said:
     with Locker(world.disk):
         words = (
@@ -180,6 +187,8 @@ def without_packages(world: World) -> Said:
 CASES = (
     Case(2, run(),
          "No command to run was given. Put the QEMU command line after `--`."),
+    Case(2, run("--", "", "-hda", "disk.raw"),
+         "COMMAND begins with an empty word: usually a shell variable that is not set."),
     Case(2, run("--naem", "web1", "true"),
          "A misspelt option. Nothing was started."),
     Case(2, command("frobnicate"),
@@ -264,6 +273,8 @@ CASES = (
          "The installation is incomplete. In a checkout, `bin/setup` mends it."),
     Case(125, without_packages,
          "The checkout has not been set up."),
+    Case(111, detached_by_a_user_without_a_home,
+         "A detached guest of this user has no place for its log."),
     Case(143, detached_and_interrupted,
          "Whoever asked for a detached guest was interrupted before it ran. Its supervisor gave "
          "up too.", "supervisor.cli.detaching:"),
