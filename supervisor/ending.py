@@ -43,12 +43,12 @@ class Witnesses:
     def __init__(self, guest: Guest) -> None:
         self.guest = guest
         self._fds: dict[int, str] = {}
-        self.guard = open_process(guest.record, "supervisor")
+        self.guard = self._open("supervisor")
         if self.guard is None and is_guarded(guest.path):
             reason = "guest.json does not name its supervisor"
             raise UnkillableError("watch", f"guest {guest.words()}", reason, "try again")
         self._add(self.guard, "its supervisor")
-        self._child = open_process(guest.record, "child")
+        self._child = self._open("child")
         self._add(self._child, "its process")
         this_boot = guest.record.get("boot_id") == rundir.boot_id()
         self._inode = guest.record.get("carrier_inode") if this_boot else None
@@ -60,6 +60,25 @@ class Witnesses:
     def __exit__(self, *_: object) -> None:
         while self._fds:
             os.close(self._fds.popitem()[0])
+
+    def _open(self, who: str) -> int | None:
+        """Open a process that guest.json names; raises LockError if its writer could not end it.
+
+        Whoever writes there would else have root end what process he likes.
+        """
+        pidfd = open_process(self.guest.record, who)
+        writers = _other_writers(self.guest.path)
+        if pidfd is None or not writers:
+            return pidfd
+        pid = self.guest.record[f"{who}_pid"]
+        if (user := _user_of(pid)) is None or writers == {user}:
+            return pidfd
+        os.close(pidfd)
+        name, others = f"guest {self.guest.words()}", " and ".join(map(str, sorted(writers)))
+        reason = (
+            f"its directory is user {others}'s, and names process {pid}, which is user {user}'s"
+        )
+        raise LockError("watch", name, reason, "nothing was ended; look at that process")
 
     def signal_guard(self, number: int) -> None:
         """Send the guard a signal; raises LockError when that is refused."""
@@ -115,6 +134,25 @@ class Witnesses:
                 self._add(
                     _open_carrier(pid, self._inode), f"process {pid}, which carries its leases,"
                 )
+
+
+def _other_writers(path: str) -> set[int]:
+    """Return the users, us and root apart, who can put any pid into this runtime directory."""
+    owners = {os.stat(os.path.dirname(path)).st_uid}
+    try:
+        owners.add(os.lstat(path).st_uid)
+    except FileNotFoundError:
+        pass  # removed by its guard, or by one of the others
+    return owners - {0, os.geteuid()}
+
+
+def _user_of(pid: object) -> int | None:
+    """Return the real user of a process, None when it is gone: what he runs he may end."""
+    try:
+        with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as file:
+            return next(int(line.split()[1]) for line in file if line.startswith("Uid:"))
+    except (FileNotFoundError, ProcessLookupError):
+        return None
 
 
 def carriers(inode: object) -> list[int]:

@@ -24,7 +24,8 @@ UNPUBLISHED = "new"
 FILES = (UNPUBLISHED, MONITOR, CONTROL, GUEST_JSON, CHILD_PID, SUPERVISOR_PID)
 
 _FLOCK = "hhqqi4x"
-_READ = posix.O_RDONLY | posix.O_NOFOLLOW | posix.O_CLOEXEC
+# O_NONBLOCK: in a directory of another user's a FIFO would keep root waiting.
+_READ = posix.O_RDONLY | posix.O_NOFOLLOW | posix.O_CLOEXEC | posix.O_NONBLOCK
 _CREATE_ATTEMPTS, _CREATE_PAUSE_S = 100, 0.01
 _ALL, _ONE = 0, 1  # how many bytes of supervisor.pid a guard locks, and one who removes it
 

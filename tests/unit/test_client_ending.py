@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from lockplugins.contract import LockError
 from supervisor import ending, finding, rundir
 from supervisor.ending import UnkillableError, Witnesses
 from tests.support.scripted import Directory, child_of
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 SOON_S = 0.05
 PLENTY_S = 10.0
+USER = 64055  # libvirt-qemu
 
 
 @pytest.fixture
@@ -29,8 +31,8 @@ def start() -> Iterator[Start]:
     """Start processes that sleep, and end them with the test."""
     started: list[subprocess.Popen[bytes]] = []
 
-    def sleeping(*inherited: int) -> subprocess.Popen[bytes]:
-        process = subprocess.Popen(["/bin/sleep", "1000"], pass_fds=inherited)
+    def sleeping(*inherited: int, user: int | None = None) -> subprocess.Popen[bytes]:
+        process = subprocess.Popen(["/bin/sleep", "1000"], pass_fds=inherited, user=user)
         started.append(process)
         return process
 
@@ -162,6 +164,45 @@ def test_a_guard_is_not_signalled_when_its_lock_is_free(tmp_path: Path, start: S
         witnesses.signal_guard(signal.SIGKILL)
         assert not witnesses.guard_is_gone(SOON_S)
     assert process.poll() is None
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="the directory of another user needs root")
+@pytest.mark.parametrize("named", ["supervisor", "child"])
+@pytest.mark.parametrize("theirs", ["directory", "base", "link"])
+def test_another_user_cannot_have_root_end_a_process(
+    tmp_path: Path, start: Start, named: str, theirs: str
+) -> None:
+    victim = start()
+    fields = supervised_by(victim.pid)
+    if named == "child":
+        fields = {"supervisor_pid": None, **child_of(victim.pid)}
+    with Directory(str(tmp_path / "base"), fields, guarded=named == "supervisor") as made:
+        guest = finding.Guest(made.path, guarded=named == "supervisor")
+        if theirs == "link":
+            (elsewhere := tmp_path / "elsewhere").mkdir()
+            guest.path = str(elsewhere / guest.uuid)
+            os.symlink(made.path, guest.path)
+            os.chown(elsewhere, USER, USER)
+        else:
+            os.chown(made.path if theirs == "directory" else tmp_path / "base", USER, USER)
+        with pytest.raises(LockError, match=f"user {USER}'s, and names process {victim.pid}, "):
+            ending.revoke(guest)
+    assert victim.poll() is None
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="the directory of another user needs root")
+def test_root_ends_another_users_guest(tmp_path: Path, start: Start) -> None:
+    guard, child = start(user=USER), start(user=USER)
+    fields = {**supervised_by(guard.pid), **child_of(child.pid)}
+    with Directory(str(tmp_path / "base"), fields) as made:
+        for path in (os.path.dirname(made.path), made.path):
+            os.chown(path, USER, USER)
+        guest = finding.Guest(made.path, guarded=True)
+        with Witnesses(guest) as witnesses:
+            witnesses.signal_guard(signal.SIGKILL)
+            witnesses.fence()
+            witnesses.wait(PLENTY_S)
+    assert (guard.wait(PLENTY_S), child.wait(PLENTY_S)) == (-signal.SIGKILL, -signal.SIGKILL)
 
 
 def test_no_descriptor_is_left_behind(tmp_path: Path, start: Start) -> None:

@@ -116,6 +116,14 @@ def test_root_removes_another_users_dead_but_puts_no_guard_there(tmp_path: Path)
     assert os.listdir(tmp_path) == []
 
 
+def test_a_fifo_in_place_of_the_pid_file_keeps_nobody_waiting(tmp_path: Path) -> None:
+    (tmp_path / UUID).mkdir()
+    os.mkfifo(tmp_path / UUID / "supervisor.pid")
+    assert not rundir.is_guarded(str(tmp_path / UUID))
+    assert rundir.remove_dead(str(tmp_path / UUID))
+    assert os.listdir(tmp_path) == []
+
+
 def test_a_file_is_published_whole_or_not_at_all(tmp_path: Path) -> None:
     guard_dir = GuardDir.claim(str(tmp_path), UUID)
     guard_dir.publish("guest.json", "old")
