@@ -1,8 +1,8 @@
 """Which class is a plugin called NAME, and what are several of them together?
 
 Built-in names are a table; a third party's come from the caller, as
-`module:Class`. The guard scans nothing: looking at what is installed is
-`entry_points_classes`, for the front door. It must not know any lock manager.
+`module:Class`: looking at what is installed is `loading`, and not for the
+guard. It must not know any lock manager.
 Imported on the launch path, and imports only the plugins asked for (README, D2).
 """
 
@@ -15,6 +15,7 @@ from lockplugins.contract import (
     LeaseLostError,
     LockError,
     Plugin,
+    Resource,
     ResourceType,
     UnsupportedError,
 )
@@ -23,12 +24,14 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from lockplugins.contract import Carrier, Guest, Holder, Lease, Resource
+    from lockplugins.contract import Carrier, Guest, Holder, Lease
 
-ENTRY_POINTS = "lockplugins"
 JOIN = "+"
 
-_BUILT_IN = {"file": "lockplugins.file.plugin:FilePlugin", "nop": "lockplugins.nop:NopPlugin"}
+_BUILT_IN = {
+    "file": "lockplugins.file.plugin:FilePlugin",
+    "nop": "lockplugins.nop:NopPlugin",
+}
 _ALIASES = {"sync-manager": "sanlock"}
 
 
@@ -37,26 +40,20 @@ def known(classes: "Mapping[str, str] | None" = None) -> tuple[str, ...]:
     return (*_BUILT_IN, *(name for name in classes or {} if name not in _BUILT_IN))
 
 
-def entry_points_classes() -> dict[str, tuple[str, str]]:
-    """Return what is installed as {name: (module:Class, directory to import it from)}.
-
-    Slow, and for the front door only. Built-in names cannot be taken over.
-    """
-    from importlib.metadata import entry_points
-
-    found = {}
-    for entry in entry_points(group=ENTRY_POINTS):
-        if entry.dist is not None and entry.name not in (*_BUILT_IN, *_ALIASES):
-            found[entry.name] = (entry.value, str(entry.dist.locate_file("")))
-    return found
+def is_reserved(name: str) -> bool:
+    """Is this a name that nobody else's plugin can have?"""
+    return name in _BUILT_IN or name in _ALIASES
 
 
 def plugin_class(name: str, classes: "Mapping[str, str] | None" = None) -> type[Plugin]:
     """Return the class of one plugin; raises ConfigError naming what is allowed."""
     where = _BUILT_IN.get(_ALIASES.get(name, name)) or (classes or {}).get(name)
     if where is None:
+        why = "there is none of that name"
+        if name in _ALIASES:
+            why = f"it is the old name of {_ALIASES[name]}, which is not there"
         allowed = "allowed: " + " ".join(known(classes))
-        raise ConfigError("use", f"plugin {name}", "there is none of that name", allowed)
+        raise ConfigError("use", f"plugin {name}", why, allowed)
     module, _, attribute = where.partition(":")
     try:
         __import__(module)
@@ -119,6 +116,23 @@ def capabilities(parts: "Sequence[Plugin | type[Plugin]]") -> tuple[str, ...]:
     return tuple(name for name in Capability.ALL if name in can)
 
 
+def claims(plugin: Plugin, uuid: str, resources: "Sequence[Resource]") -> "list[Resource]":
+    """Return what `plugin` is to lease for a guest: the guest itself first, then its resources.
+
+    Disks are left out where the plugin leases none of them; an explicit lease
+    never is, and is the plugin's to refuse.
+    """
+    guest = Resource(uuid, resource_type=ResourceType.VM, found_in="the guest's uuid")
+    wanted = [r for r in resources if r.type == ResourceType.LEASE or takes(plugin, r)]
+    return [guest, *wanted] if takes(plugin, guest) else wanted
+
+
+def takes(part: Plugin, resource: "Resource") -> bool:
+    """Does the plugin lease resources of this type?"""
+    needed = Capability.VM if resource.type == ResourceType.VM else Capability.RESOURCES
+    return needed in part.capabilities
+
+
 class _NoCarrier:
     """Where there is no guest to carry anything."""
 
@@ -162,9 +176,7 @@ class Composite(Plugin):
 
     def acquire(self, resources: "Sequence[Resource]", wait_until: float | None) -> "list[Lease]":
         for resource in resources:
-            if not any(_takes(part, resource) for part in self._parts):
-                name = f"{resource.type} {resource.path}"
-                raise UnsupportedError("lease", name, f"no part of {self.name} leases that")
+            self._takers("lease", resource)
         awaited: Plugin | None = None
         while True:
             # The one that refused goes first: it may wait, as nothing else is held yet.
@@ -172,7 +184,7 @@ class Composite(Plugin):
             taken: dict[Plugin, list[Lease]] = {}
             try:
                 for part in order:
-                    wanted = [resource for resource in resources if _takes(part, resource)]
+                    wanted = [resource for resource in resources if takes(part, resource)]
                     patience = wait_until if part is awaited else None
                     taken[part] = part.acquire(wanted, patience)
             except BaseException as error:
@@ -200,13 +212,19 @@ class Composite(Plugin):
         return part
 
     def inquire(self, resource: "Resource") -> "list[Holder]":
-        return [holder for part in self._takers(resource) for holder in part.inquire(resource)]
+        takers = self._takers("tell who holds", resource)
+        return [holder for part in takers for holder in part.inquire(resource)]
 
     def named(self, resource: "Resource") -> list[tuple[str, str]]:
-        return [name for part in self._takers(resource) for name in part.named(resource)]
+        return [name for part in self._takers("name", resource) for name in part.named(resource)]
 
-    def _takers(self, resource: "Resource") -> list[Plugin]:
-        return [part for part in self._parts if _takes(part, resource)]
+    def _takers(self, verb: str, resource: "Resource") -> list[Plugin]:
+        """Return the parts that lease resources of this type; raises UnsupportedError."""
+        takers = [part for part in self._parts if takes(part, resource)]
+        if not takers:
+            name = f"{resource.type} {resource.path}"
+            raise UnsupportedError(verb, name, f"no part of {self.name} leases that")
+        return takers
 
     def watch_fds(self) -> tuple[int, ...]:
         return tuple(fd for part in self._parts for fd in part.watch_fds())
@@ -238,11 +256,6 @@ class Composite(Plugin):
 
     def close(self) -> None:
         _close(self._parts)
-
-
-def _takes(part: Plugin, resource: "Resource") -> bool:
-    needed = Capability.VM if resource.type == ResourceType.VM else Capability.RESOURCES
-    return needed in part.capabilities
 
 
 def _give_back(taken: "dict[Plugin, list[Lease]]") -> None:

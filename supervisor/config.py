@@ -9,7 +9,6 @@ command line, which wins over all of this.
 from __future__ import annotations
 
 import os
-import sys
 
 from lockplugins.contract import ConfigError, cause
 from supervisor import rundir
@@ -129,6 +128,7 @@ def _set(config: Config, key: str, value: object) -> None:
 def _table(path: str, name: str, values: dict[str, object]) -> dict[str, str]:
     """Check a plugin's table; its values travel as text."""
     from lockplugins import registry
+    from lockplugins.loading import third_party
 
     table = f"table [{name}]"
     classes = {plugin: found for plugin, (found, _) in third_party([name]).items()}
@@ -143,20 +143,6 @@ def _table(path: str, name: str, values: dict[str, object]) -> dict[str, str]:
         read_as = _directory if key.endswith(_DIRECTORY) else _scalar
         checked[key] = read_as(path, f"{table} {key}", value)
     return checked
-
-
-def third_party(names: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """Return {name: (module:Class, directory)} of the plugins among `names` that are not ours.
-
-    They can be imported afterwards. Looks at what is installed only if it has to.
-    """
-    from lockplugins import registry
-
-    wanted = set(names).difference(registry.known())
-    installed = registry.entry_points_classes() if wanted else {}
-    found = {name: where for name, where in installed.items() if name in wanted}
-    sys.path += [where for _, where in found.values() if where not in sys.path]
-    return found
 
 
 def on_lockfailure(where: str, key: str, value: object) -> str:

@@ -46,10 +46,10 @@ def leased(context: click.Context, _parameter: click.Parameter, typed: str) -> l
 
 def plugins(_context: click.Context, _parameter: click.Parameter, typed: str) -> list[str]:
     """The plugins that are installed, as one more of NAME+NAME."""
-    from lockplugins import registry
+    from lockplugins import loading, registry
 
     before, joined, last = typed.rpartition(registry.JOIN)
-    names = registry.known(dict.fromkeys(registry.entry_points_classes(), ""))
+    names = registry.known(dict.fromkeys(loading.entry_points_classes(), ""))
     free = [name for name in names if name not in before.split(registry.JOIN)]
     return [before + joined + name for name in free if name.startswith(last)]
 

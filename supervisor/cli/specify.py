@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.util
 import os
 
-from lockplugins import registry
+from lockplugins import loading, registry
 from lockplugins.contract import Capability, ConfigError, LockError, Mode, Resource, shown
 from supervisor import config
 from supervisor.cli.options import working_directory
@@ -87,7 +87,7 @@ def choose_plugins(spec: GuestSpec, plugin: str | None, settings: Config) -> Seq
     for chosen in (settings.plugin, plugin):
         spec.plugin = spec.plugin if chosen is None else chosen
     words = spec.plugin.split(registry.JOIN)
-    third = config.third_party(words)
+    third = loading.third_party(words)
     spec.classes = {word: where for word, (where, _) in third.items()}
     spec.import_dirs = list(dict.fromkeys([_prctl(), *(where for _, where in third.values())]))
     plugins = registry.plugin_classes(spec.plugin, spec.classes)
