@@ -31,6 +31,7 @@ JOIN = "+"
 _BUILT_IN = {
     "file": "lockplugins.file.plugin:FilePlugin",
     "nop": "lockplugins.nop:NopPlugin",
+    "vm": "lockplugins.vm:VmPlugin",
 }
 _ALIASES = {"sync-manager": "sanlock"}
 

@@ -154,11 +154,15 @@ def _orphans(base: str) -> Iterator[Record]:
 
 
 def _leases_one_of(guest: Record, paths: Sequence[str]) -> bool:
-    """Had the guest a lease on one of these very files?"""
+    """Had the guest a lease on one of these very files, or are they its own uuid?"""
     leases = guest.get("leases")
     for lease in leases if isinstance(leases, list) else ():
-        if isinstance(lease, dict) and lease.get("type") == ResourceType.DISK:
-            named = str(lease.get("resource"))
+        if not isinstance(lease, dict):
+            continue
+        kind, named = str(lease.get("type")), str(lease.get("resource"))
+        if kind == ResourceType.VM and named in paths:
+            return True
+        if kind == ResourceType.DISK:
             try:
                 if any(os.path.samefile(named, path) for path in paths):
                     return True

@@ -200,10 +200,14 @@ def check_name(name: str) -> None:
 
 def check_uuid(uuid: str) -> None:
     """Raise ConfigError unless `uuid` has the form 8-4-4-4-12 in lower-case hexadecimal."""
-    groups = uuid.split("-")
-    digits = "".join(groups)
-    if [len(group) for group in groups] != UUID_GROUPS or digits.strip("0123456789abcdef"):
+    if not is_uuid(uuid):
         raise _wrong(f"uuid {uuid}", "not 8-4-4-4-12 lower-case hexadecimal digits", "correct it")
+
+
+def is_uuid(text: str) -> bool:
+    groups = text.split("-")
+    sizes = [len(group) for group in groups]
+    return sizes == UUID_GROUPS and not "".join(groups).strip("0123456789abcdef")
 
 
 def parse_lease(text: str) -> Resource:

@@ -19,10 +19,10 @@ loop device on it).
 Imported on the launch path (README, D2).
 """
 
-from lockplugins.contract import Capability, ConfigError, LockError, Mode, Plugin
+from lockplugins.contract import Capability, LockError, Mode, Plugin
 from lockplugins.file import names
 from lockplugins.file.attempt import Attempt, carried_as
-from lockplugins.kernel_locks.lockfile import READ, SHARERS_BYTE, TRIES, called
+from lockplugins.kernel_locks.lockfile import READ, SHARERS_BYTE, TRIES, called, check_directories
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,11 +47,7 @@ class FilePlugin(Plugin):
 
     def __init__(self, config: "Mapping[str, str]", carrier: "Carrier") -> None:
         super().__init__(config, carrier)
-        for key, directory in config.items():
-            if not directory.startswith("/"):
-                where = f"{key} of plugin file"
-                why = f"'{directory}' is not an absolute path"
-                raise ConfigError("use", where, why, "give one that begins with /")
+        check_directories(self.name, config)
         self._held: Held = {}
         self._leases: dict[Lease, list[LockFile]] = {}
 

@@ -14,10 +14,19 @@ import posix
 import time
 from _struct import pack, unpack
 
-from lockplugins.contract import LeaseUnknownError, Mode, ResourceError, ResourceType, cause
+from lockplugins.contract import (
+    ConfigError,
+    LeaseUnknownError,
+    Mode,
+    ResourceError,
+    ResourceType,
+    cause,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from lockplugins.contract import Resource
 
 LEASE_BYTE = 0
@@ -37,6 +46,14 @@ _BYTES = {
 _SEEK_SET = 0
 _FLOCK = "hhqqi4x"  # struct flock of fcntl_locking(2)
 _HELD_ELSEWHERE = (errno.EAGAIN, errno.EACCES)
+
+
+def check_directories(plugin: str, config: "Mapping[str, str]") -> None:
+    """Raise ConfigError unless every value of the plugin's table is an absolute path."""
+    for key, directory in config.items():
+        if not directory.startswith("/"):
+            where, why = f"{key} of plugin {plugin}", f"'{directory}' is not an absolute path"
+            raise ConfigError("use", where, why, "give one that begins with /")
 
 
 def called(resource: "Resource") -> str:

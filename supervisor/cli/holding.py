@@ -11,14 +11,14 @@ import os
 import click
 
 from lockplugins import registry
-from lockplugins.contract import Holder, LeaseState, LockError, Resource
+from lockplugins.contract import Capability, Holder, LeaseState, LockError, Resource, ResourceType
 from supervisor import config, exitcodes, finding, holders
 from supervisor.cli import candidates, render, specify
 from supervisor.cli.options import located, path, working_directory
 from supervisor.cli.run_options import ENDS_AT_COMMAND, describes_a_guest
 from supervisor.discovery import disks
 from supervisor.holders import Known
-from supervisor.spec import GuestSpec
+from supervisor.spec import GuestSpec, is_uuid
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,15 +47,16 @@ def who_command(
     """Show who holds the leases on DISK.
 
     Exits with 0 if anybody does, with 1 if it is free, with 111 if that cannot
-    be told. Takes nothing, and leaves no trace.
+    be told. Takes nothing, and leaves no trace. With plugin vm, DISK is a guest's uuid.
 
     Example: lock-supervisor who /images/web1.qcow2
     """
     asked = _question(plugin, config, runtime_dir)
-    resource = Resource(os.path.join(working_directory(), disk))
+    asking = _load(asked)
+    resource = _subject(asking, disk)
     known = [
         holders.identify(holder, [resource.path], asked.runtime_dir)
-        for holder in _load(asked).inquire(resource)
+        for holder in asking.inquire(resource)
     ]
     if as_json:
         leases = [
@@ -101,7 +102,7 @@ class _Plan:
         self.rows: list[dict[str, object]] = []
         self.refusal: str | None = None
         plugin = _load(guest)
-        for resource in guest.resources:
+        for resource in registry.claims(plugin, guest.uuid, guest.resources):
             self._add(plugin, resource)
         if finding.is_guarded(os.path.join(guest.runtime_dir, guest.uuid)):
             self.refusal = f"a guest with uuid {guest.uuid} runs in {guest.runtime_dir}"
@@ -145,6 +146,13 @@ class _Plan:
             held = f"{resource.type} {resource.path} is held by {known.words()}"
             self.refusal = self.refusal or held
         return known
+
+
+def _subject(plugin: Plugin, text: str) -> Resource:
+    """Return what `who` is asked about: a guest, if the plugin leases such, or a disk."""
+    if is_uuid(text.lower()) and Capability.VM in plugin.capabilities:
+        return Resource(text.lower(), resource_type=ResourceType.VM)
+    return Resource(os.path.join(working_directory(), text))
 
 
 def _question(plugin: str | None, config_file: str | None, base: str | None) -> GuestSpec:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import copy
 
-from lockplugins.contract import Mode, cause
-from lockplugins.registry import JOIN
+from lockplugins.contract import Capability, Mode, cause
+from lockplugins.registry import JOIN, capabilities, plugin_classes
 from supervisor.discovery.options import cut, is_on, values
 from supervisor.doctor import here, libvirt
 from supervisor.doctor.asking import Check, Trial, ask
@@ -127,10 +127,9 @@ def _disks(question: Question) -> Check:
     """Does a lease guard every disk that the guest writes to?"""
     if Name.DISKS in question.problems:
         return _problem(question, Name.DISKS)
-    if question.unleased:
-        evidence = f"the guest writes to {', '.join(question.unleased)} without a lease"
-        return Check(Name.DISKS, False, evidence, "leave --no-discover out, or name it with --disk")
     modes = [resource.mode for resource in question.guest.resources]
+    if unleased := _unleased(question):
+        return Check(Name.DISKS, False, *unleased)
     if not modes and not is_qemu(question.command[0]):
         evidence = "no disk is named, and COMMAND is not QEMU, whose arguments would tell"
         return Check(Name.DISKS, False, evidence, "name what it writes to with --disk")
@@ -141,6 +140,20 @@ def _disks(question: Question) -> Check:
         return Check(Name.DISKS, True, "the arguments tell of no disk")
     words = " ".join(f"{modes.count(mode)} {mode}" for mode in Mode.ALL)
     return Check(Name.DISKS, True, f"leases on all that the arguments tell of: {words}")
+
+
+def _unleased(question: Question) -> tuple[str, str] | None:
+    """Return which disks nobody leases, and what to do."""
+    guest = question.guest
+    if question.unleased:
+        evidence = f"the guest writes to {', '.join(question.unleased)} without a lease"
+        return evidence, "leave --no-discover out, or name it with --disk"
+    if not guest.resources or Name.PLUGIN in question.problems:
+        return None
+    if Capability.RESOURCES in capabilities(plugin_classes(guest.plugin, guest.classes)):
+        return None
+    evidence = f"plugin {guest.plugin} leases the guest, not its disks: others may use them"
+    return evidence, f"add a plugin that does: {guest.plugin}+file"
 
 
 def _written_together(command: Sequence[str]) -> str:

@@ -64,6 +64,7 @@ class Launching:
         plugin = registry.load(spec.plugin, spec.config, self._prepared.carrier, spec.classes)
         supervisor.plugin = plugin
         plugin.open(Guest(spec.uuid, spec.name, spec.id))
+        spec.resources = registry.claims(plugin, spec.uuid, spec.resources)
         try:
             wait_until = now() + spec.wait_s if spec.wait_s else None
             supervisor.leases = supervisor.acquire(spec.resources, wait_until)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.conformance.setups import SETUPS
+from lockplugins.contract import Mode
+from tests.conformance.setups import CANNOT, SETUPS
 from tests.support.guard import Guards
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Iterator
     from pathlib import Path
 
@@ -27,7 +28,28 @@ class PluginGuards(Guards):
 
     def spec(self, *disks: str | os.PathLike[str] | tuple[str, str], **fields: object) -> GuestSpec:
         manager = self._manager
-        return super().spec(*disks, plugin=manager.plugin, config=manager.config, **fields)
+        spec = super().spec(plugin=manager.plugin, config=manager.config, **fields)
+        for disk in disks:
+            mode, name = disk if isinstance(disk, tuple) else (Mode.EXCLUSIVE, os.fspath(disk))
+            manager.lease(spec, mode, name)
+        return spec
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what cannot be asked of a plugin."""
+    left_out = [item for item in items if isinstance(item, pytest.Function) and not can(item)]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
+
+
+def can(item: pytest.Function) -> bool:
+    """Does the plugin under test understand what the test asks, by mark or parameters?"""
+    params = item.callspec.params if hasattr(item, "callspec") else {}
+    asked = {word for mark in item.iter_markers("asks") for word in mark.args}
+    for value in params.values():
+        asked.update(value if isinstance(value, tuple) else [value])
+    return not asked & CANNOT.get(str(params.get("manager")), set())
 
 
 @pytest.fixture(params=SETUPS)

@@ -9,14 +9,17 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import uuid
 from typing import TYPE_CHECKING, Protocol
 
-from lockplugins.contract import Mode
+from lockplugins.contract import Mode, Resource, ResourceType
 from tests.support import proclocks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
+
+    from supervisor.spec import GuestSpec
 
     Facts = dict[str, tuple[object, ...]]
 
@@ -28,9 +31,13 @@ class Setup(Protocol):
 
     plugin: str
     config: dict[str, dict[str, str]]
+    kind: str
 
     def disk(self, name: str) -> str:
-        """Make a disk, and return its path."""
+        """Make a disk, or what the plugin leases instead of disks, and return its name."""
+
+    def lease(self, spec: GuestSpec, mode: str, disk: str) -> None:
+        """Have the guest of `spec` leased one more of them."""
 
     def held(self, disk: str) -> list[str]:
         """Return the modes in which `disk` is held, sorted, as the lock manager sees it."""
@@ -49,6 +56,7 @@ class FileSetup:
     """Plugin `file`: locks on the images, with `lockspace` also on files in a directory."""
 
     plugin = "file"
+    kind = ResourceType.DISK
 
     def __init__(self, directory: Path, *, lockspace: bool) -> None:
         self._directory = directory
@@ -62,12 +70,11 @@ class FileSetup:
         os.utime(path, ns=(1, 2))  # read before written: any read moves it (relatime)
         return str(path)
 
+    def lease(self, spec: GuestSpec, mode: str, disk: str) -> None:
+        spec.resources.append(Resource(disk, mode))
+
     def held(self, disk: str) -> list[str]:
-        modes = {"READ": Mode.SHARED, "WRITE": Mode.EXCLUSIVE}
-        found = [
-            sorted(modes[lock.mode] for lock in proclocks.locks(file) if lock.first == 0)
-            for file in self._files(disk)
-        ]
+        found = [_held(file) for file in self._files(disk)]
         assert all(held == found[0] for held in found), f"image and lock file differ: {found}"
         return found[0]
 
@@ -95,6 +102,47 @@ class FileSetup:
         return [disk, lock_file] if os.path.exists(lock_file) else [disk]
 
 
+class VmSetup:
+    """Plugin `vm`: a lock for each guest's uuid; guests of one uuid have runtime directories apart.
+
+    Else the runtime directory would refuse the second one before any lease is asked for.
+    """
+
+    plugin = "vm"
+    kind = ResourceType.VM
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory / "leases"
+        self.config = {"vm": {"lease_dir": str(self._directory)}}
+
+    def disk(self, name: str) -> str:
+        return str(uuid.uuid5(uuid.NAMESPACE_OID, name))
+
+    def lease(self, spec: GuestSpec, mode: str, disk: str) -> None:
+        assert mode == Mode.EXCLUSIVE, "a guest is never leased shared"
+        spec.uuid = disk
+        spec.runtime_dir = os.path.join(spec.runtime_dir, str(uuid.uuid4()))
+
+    def held(self, disk: str) -> list[str]:
+        path = self._directory / disk
+        return _held(str(path)) if path.exists() else []
+
+    def facts(self, disks: Sequence[str]) -> Facts:
+        paths = [str(self._directory / disk) for disk in disks]
+        return {path: _facts(path) for path in paths if os.path.exists(path)}
+
+    def watch(self, record: Path) -> list[str]:
+        raise NotImplementedError(record)
+
+    def given_back(self, record: Path, disks: Sequence[str]) -> list[str]:
+        raise NotImplementedError(record, disks)
+
+
+def _held(path: str) -> list[str]:
+    modes = {"READ": Mode.SHARED, "WRITE": Mode.EXCLUSIVE}
+    return sorted(modes[lock.mode] for lock in proclocks.locks(path) if lock.first == 0)
+
+
 def _facts(path: str) -> tuple[object, ...]:
     status = os.stat(path)
     fields = tuple(getattr(status, name) for name in dir(status) if name.startswith("st_"))
@@ -109,4 +157,9 @@ def _facts(path: str) -> tuple[object, ...]:
 SETUPS: dict[str, Callable[[Path], Setup]] = {
     "file": lambda directory: FileSetup(directory, lockspace=False),
     "file-lockspace": lambda directory: FileSetup(directory, lockspace=True),
+    "vm": VmSetup,
 }
+
+SEVERAL = "several"
+# What cannot be asked of a plugin: a mode, or several leases for one guest.
+CANNOT: dict[str, set[str]] = {"vm": {Mode.SHARED, SEVERAL}}

@@ -9,6 +9,7 @@ import pytest
 
 from lockplugins.contract import Mode
 from supervisor import rundir
+from tests.conformance.setups import SEVERAL
 from tests.support import waiting
 from tests.support.guard import DEADLINE_S
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
     from tests.conformance.setups import Setup
     from tests.support.guard import Guards
+
+pytestmark = pytest.mark.asks(SEVERAL)
 
 DISKS = 8
 

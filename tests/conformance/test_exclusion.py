@@ -84,6 +84,7 @@ def test_of_twenty_contenders_one_holds_and_the_others_name_it(manager: Setup, r
         assert ended.stderr.count("\n") == 1, ended.stderr
 
 
+@pytest.mark.asks(SHARED)
 def test_twenty_sharers_all_hold(manager: Setup, race: Race) -> None:
     disk = manager.disk("disk")
     for _ in range(CONTENDERS):
@@ -94,6 +95,7 @@ def test_twenty_sharers_all_hold(manager: Setup, race: Race) -> None:
     assert manager.held(disk) == [SHARED] * CONTENDERS
 
 
+@pytest.mark.asks(SHARED)
 def test_sharers_and_exclusive_contenders_never_mix(manager: Setup, race: Race) -> None:
     disk = manager.disk("disk")
     for number in range(CONTENDERS):
@@ -116,10 +118,11 @@ def test_conflicting_modes_are_refused(
     refusal = guards.refusal((asked, disk))
     assert refusal.code == 110
     assert names_one_of([holder], refusal)
-    assert f"cannot acquire {asked} lease for disk {disk}: " in refusal.stderr
+    assert f"cannot acquire {asked} lease for {manager.kind} {disk}: " in refusal.stderr
     assert manager.held(disk) == [held]
 
 
+@pytest.mark.asks(SHARED)
 def test_exclusive_follows_the_last_sharer(manager: Setup, guards: Guards) -> None:
     disk = manager.disk("disk")
     first, last = guards.run((SHARED, disk)), guards.run((SHARED, disk))

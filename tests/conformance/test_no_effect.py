@@ -8,6 +8,7 @@ import pytest
 
 from lockplugins import registry
 from lockplugins.contract import Guest, Mode, Resource
+from tests.conformance.setups import SEVERAL
 from tests.support.locking import CopyingCarrier
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ def plugin(manager: Setup) -> Iterator[Plugin]:
     assert not carrier.calls
 
 
+@pytest.mark.asks(SEVERAL)
 @pytest.mark.parametrize("held", Mode.ALL)
 @pytest.mark.parametrize("asked", Mode.ALL)
 def test_a_refusal_changes_nothing(manager: Setup, guards: Guards, held: str, asked: str) -> None:
@@ -44,6 +46,7 @@ def test_a_refusal_changes_nothing(manager: Setup, guards: Guards, held: str, as
     assert manager.facts([*disks, unrelated]) == before
 
 
+@pytest.mark.asks(SEVERAL)
 def test_a_refusal_leaves_free_disks_as_they_were(manager: Setup, guards: Guards) -> None:
     free, held = manager.disk("free"), manager.disk("held")
     guards.run(held)
@@ -60,7 +63,7 @@ def test_inquire_names_every_holder_and_changes_nothing(
     disk = manager.disk("disk")
     holders = [guards.run((mode, disk)) for mode in held]
     before = manager.facts([disk])
-    found = plugin.inquire(Resource(disk))
+    found = plugin.inquire(Resource(disk, resource_type=manager.kind))
     assert manager.facts([disk]) == before
     assert sorted(holder.mode for holder in found) == list(held)
     assert {holder.pid for holder in found} == {guard.pid for guard in holders}
@@ -74,7 +77,7 @@ def test_examine_changes_nothing_and_says_what_to_do(
     for mode in held:
         guards.run((mode, disk))
     before = manager.facts([disk])
-    found = [*plugin.examine(None), *plugin.examine(Resource(disk))]
+    found = [*plugin.examine(None), *plugin.examine(Resource(disk, resource_type=manager.kind))]
     assert manager.facts([disk]) == before
     assert found
     for check, well, evidence, mend in found:
@@ -89,7 +92,7 @@ def test_a_lease_is_named_before_it_is_acquired_and_nothing_is_touched(
 ) -> None:
     disk = manager.disk("disk")
     before = manager.facts([disk])
-    named = plugin.named(Resource(disk, mode))
+    named = plugin.named(Resource(disk, mode, manager.kind))
     assert manager.facts([disk]) == before
     assert manager.held(disk) == []
     guard = guards.run((mode, disk))

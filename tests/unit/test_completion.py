@@ -43,7 +43,7 @@ def ask(
         ("lock-supervisor run --containment=p", "--containment=p",
          ["plain --containment=pdeathsig", "plain --containment=pidns"]),
         ("lock-supervisor run --plugin f", "f", ["plain file"]),
-        ("lock-supervisor run --plugin file+", "file+", ["plain file+nop"]),
+        ("lock-supervisor run --plugin file+", "file+", ["plain file+nop", "plain file+vm"]),
         ("lock-supervisor run --on-lockfailure ", "", ["plain kill"]),
         ("lock-supervisor run --disk ", "", ["file"]),
         ("lock-supervisor run --disk=/srv/a", "/srv/a", ["file"]),

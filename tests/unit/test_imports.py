@@ -53,6 +53,7 @@ def guard_until_go(directory: Path, plugin: str, command: list[str]) -> tuple[se
     disk.write_bytes(bytes(4096))
     guest = spec.GuestSpec("imports", str(uuid.uuid4()), str(directory))
     guest.plugin = plugin
+    guest.config = {"vm": {"lease_dir": str(directory / "leases")}} if plugin == "vm" else {}
     guest.import_dirs = [os.path.dirname(str(prctl.__file__))]
     guest.resources = [Resource(str(disk))]
     guest.wait_s = float("inf")
@@ -72,7 +73,7 @@ def guard_until_go(directory: Path, plugin: str, command: list[str]) -> tuple[se
     return before_go, imported(report.read_bytes())
 
 
-@pytest.mark.parametrize("plugin", ["nop", "file"])
+@pytest.mark.parametrize("plugin", ["nop", "file", "vm"])
 def test_a_guard_that_nobody_asks_anything_imports_next_to_nothing(
     tmp_path: Path, plugin: str
 ) -> None:
@@ -83,7 +84,7 @@ def test_a_guard_that_nobody_asks_anything_imports_next_to_nothing(
     assert in_all & ONLY_WHEN_REFUSED == set()
 
 
-@pytest.mark.parametrize("plugin", ["nop", "file"])
+@pytest.mark.parametrize("plugin", ["nop", "file", "vm"])
 def test_a_guard_of_qemu_has_imported_next_to_nothing_when_qemu_starts(
     tmp_path: Path, plugin: str
 ) -> None:

@@ -259,7 +259,8 @@ CASES = (
          "We may not open the disk, so locks that other hosts hold cannot be seen.",
          "lockplugins.kernel_locks.books:_of_lease"),
     Case(111, plugin(released_twice),
-         "The lease was released before. Seen by programs that use the plugin."),
+         "The lease was released before. Seen by programs that use the plugin.",
+         "lockplugins.file.plugin"),
     Case(111, plugin(released_from_under_sharers),
          "Somebody took the sharers' lock (byte 2) of this disk. The lease stays exclusive."),
 )  # fmt: skip

@@ -21,6 +21,7 @@ from tests.support.errors import (
     guard,
     hotplug,
     leases,
+    library,
     starting,
 )
 from tests.support.errors.world import UUID, Case, Said, World
@@ -40,6 +41,7 @@ SUBJECTS: dict[str, tuple[Case, ...]] = {
     "Configuration": configuration.CASES,
     "The control pipe": control.CASES,
     "The guard": guard.CASES,
+    "Programs that use the packages": library.CASES,
 }
 
 _AT_ONCE = 3  # each waits for processes most of the time
