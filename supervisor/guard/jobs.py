@@ -44,7 +44,11 @@ class Jobs:
 
     def apart(self, job: "Job", then: "Then") -> None:
         """Run `job` at once on a thread of its own: for questions while a job is blocked."""
-        _thread.start_new_thread(self._run, (job, then))
+        try:
+            _thread.start_new_thread(self._run, (job, then))
+        except RuntimeError as error:  # RLIMIT_NPROC, pids.max: no answer, and no reason to end
+            failure = error
+            self._loop.post(lambda: then(None, failure))
 
     def _work(self) -> None:
         while True:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tests.support.guard import Guard, Guards
 
 USER, GROUP = "nobody", "nogroup"
+AS_USER = ("setpriv", f"--reuid={USER}", f"--regid={GROUP}", "--clear-groups")
 _COMMAND = "import sys; sys.path.insert(0, {!r}); from supervisor.cli.main import main; main()"
 
 
@@ -49,9 +50,11 @@ class Public:
         spec.import_dirs = [self._code]
         return [word.replace(CHECKOUT, self._code) for word in render(spec)]
 
-    def start(self, guards: Guards, command: Sequence[str], containment: str) -> Guard:
+    def start(
+        self, guards: Guards, command: Sequence[str], containment: str, **fields: object
+    ) -> Guard:
         """Start a guard of USER's for `command`."""
-        spec = guards.spec(self.disk, containment=containment)
+        spec = guards.spec(self.disk, containment=containment, **fields)
         return guards.start(
             spec, command, argv_of=self.argv, user=USER, group=GROUP, extra_groups=[], cwd=self.path
         )
@@ -59,4 +62,4 @@ class Public:
     def command(self) -> list[str]:
         """Call the copied command line, as USER."""
         program = [python(), "-I", "-S", "-c", _COMMAND.format(self._code)]
-        return ["setpriv", f"--reuid={USER}", f"--regid={GROUP}", "--clear-groups", *program]
+        return [*AS_USER, *program]

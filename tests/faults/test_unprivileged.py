@@ -8,21 +8,27 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from lockplugins.contract import LeaseUnknownError
+from supervisor.client import is_readable
+from supervisor.records import read_guest
 from supervisor.spec import Containment
 from tests.faults import firmware, processes
-from tests.faults.public import Public
-from tests.support import insight
+from tests.faults.public import AS_USER, Public
+from tests.support import insight, waiting
 from tests.support.contender import Contender
-from tests.support.guard import Guards
+from tests.support.guard import IDLE, Guards
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+
+    from tests.support.guard import Guard
 
 
 pytestmark = pytest.mark.usefixtures("as_root")
@@ -30,6 +36,7 @@ pytestmark = pytest.mark.usefixtures("as_root")
 DEADLINE_S = 20
 RUNAS = ("-runas", "nobody")
 DISARMS = "which disarms the parent-death signal"
+NO_THREAD = "can't start new thread"
 NEEDS = "a PID namespace needs CAP_SYS_ADMIN; run as root, or change the command"
 
 
@@ -94,3 +101,35 @@ def test_a_program_with_set_id_bits_is_refused_to_an_ordinary_user(
     refusal = public.start(guards, [program, "1000000"], Containment.AUTO).refused()
     assert refusal.code == 2
     assert f"{program} is set-user-ID or set-group-ID, {DISARMS}; {NEEDS}" in refusal.stderr
+
+
+def use_up_threads(guard: Guard) -> None:
+    """RLIMIT_NPROC counts all that a user runs; pids.max of a container does the same to root."""
+    words = ("prlimit", f"--pid={guard.pid}", "--nproc=1")
+    subprocess.run([*AS_USER, *words], check=True)
+
+
+def test_a_guest_outlives_questions_that_no_thread_can_answer(
+    public: Public, guards: Guards
+) -> None:
+    guard = public.start(guards, firmware.argv(public.disk), Containment.PDEATHSIG).ready()
+    use_up_threads(guard)
+    for _ in range(2):  # the first leaves nothing behind that the second would wait for
+        with guard.connect() as client:
+            status = client.execute("query-status", timeout_s=DEADLINE_S)
+        assert isinstance(status, dict)
+        assert str(status["guarantee"]).startswith("weakened: our own fault")
+        assert NO_THREAD in str(status["guarantee"])
+    with guard.connect() as client, pytest.raises(LeaseUnknownError, match=NO_THREAD):
+        client.execute("release-resource", {"path": public.disk}, timeout_s=DEADLINE_S)
+    assert not is_readable(guard.child_pidfd, 0.0)
+
+
+def test_a_wait_that_no_thread_can_explain_ends_as_a_refusal(
+    public: Public, guards: Guards
+) -> None:
+    public.start(guards, firmware.argv(public.disk), Containment.PDEATHSIG).ready()
+    late = public.start(guards, IDLE, Containment.PDEATHSIG, wait_s=3.0)
+    waiting.until(lambda: read_guest(late.path), DEADLINE_S, "its threads run")
+    use_up_threads(late)
+    assert late.refused().code == 110
