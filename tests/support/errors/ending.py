@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from supervisor import client, ending, finding
 from tests.support.errors.world import NOBODY, UUID, Case, Said, command, raised
 from tests.support.locking import Locker, until_waited_for
-from tests.support.scripted import Control, Directory, answering
+from tests.support.scripted import Control, Directory, answering, child_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tests.support.errors.world import Provoke, World
     from tests.support.scripted import Connection
 
+ANOTHER_USER = 64055  # libvirt-qemu
 OTHER_UUID = "5f2c1d3e-0000-4000-8000-00000000000b"
 
 
@@ -111,6 +112,18 @@ def somebody_elses(world: World) -> Said:
         return world.says("kill", "web1", program=(f"{top}/bin/lock-supervisor",), **NOBODY)
 
 
+def a_strangers_process(world: World) -> Said:
+    """What another user has written names a process of ours."""
+    with subprocess.Popen(["/bin/sleep", "1000"]) as ours:
+        world.stack.callback(ours.kill)
+        fields = child_of(ours.pid) | {"supervisor_pid": None}
+        with Directory(world.guards.runtime_dir, fields, guarded=False):
+            os.chown(world.guards.runtime_dir, ANOTHER_USER, ANOTHER_USER)
+            found = world.says("kill", "web1")
+        ours.kill()
+    return found
+
+
 def still_there(world: World) -> Said:
     """A process that carries the leases, and does not go away."""
     ours, carriers = socket.socketpair()
@@ -180,6 +193,9 @@ CASES = (
          "guest.json is damaged or still being written."),
     Case(111, somebody_elses,
          "It is another user's guest."),
+    Case(111, a_strangers_process,
+         "Another user could have written that, so that root ends the process for him. If it "
+         "really is the guest, end it by its pid."),
     Case(111, still_there,
          "The guest cannot be killed: it waits for storage that does not answer. Mend the "
          "storage, or reboot the host. Its leases stay held, and nobody else may start it."),

@@ -153,6 +153,13 @@ def no_kernel_node(world: World, made: str) -> Said:
     return world.says("run", "--disk", node, "true", program=program, stdin=None)
 
 
+def a_private_dev(world: World, made: str) -> Said:
+    device = os.stat(made).st_rdev
+    copied = f"mknod {made} b {os.major(device)} {os.minor(device)}"
+    program = world.after(f"mount -t tmpfs none /dev && {copied}", "unshare", "-m")
+    return world.says("run", "--disk", made, "true", program=program, stdin=None)
+
+
 def lvs(script: str) -> Callable[[World, str], Said]:
     """Provoke with a tool `lvs` that behaves like this."""
 
@@ -235,6 +242,9 @@ CASES = (
     Case(111, device(no_kernel_node),
          "Another device node could get past the lease. In a container, /dev must have the "
          "host's nodes."),
+    Case(111, device(a_private_dev),
+         "libvirt gives every QEMU a `/dev` of its own, as containers have it: see libvirt.md. On "
+         "the host itself it has to be a devtmpfs."),
     Case(111, device(lvs("kill -9 $$")),
          "The tool that names LVM volumes was killed: look for the OOM killer in `dmesg`."),
     Case(111, device(lvs("printf ../../etc/passwd")),
