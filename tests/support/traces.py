@@ -11,6 +11,8 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
+from tests.support import proclocks
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import TracebackType
@@ -46,7 +48,9 @@ print(tries, refused)
 
 def of(top: str) -> dict[str, tuple[object, ...]]:
     """Return all that can be told of `top` and everything below it, and of locks there."""
-    found = {"locks": _locks(os.stat(top).st_dev)}
+    device = os.stat(top).st_dev
+    locks = proclocks.lines(f"{os.major(device):02x}:{os.minor(device):02x}:")
+    found: dict[str, tuple[object, ...]] = {"locks": tuple(map(tuple, locks))}
     directories = [top]
     while directories:
         path = directories.pop()
@@ -69,17 +73,6 @@ def of(top: str) -> dict[str, tuple[object, ...]]:
 def _stat(path: str) -> tuple[object, ...]:
     status = os.lstat(path)
     return tuple((field, getattr(status, field)) for field in _FIELDS)
-
-
-def _locks(device: int) -> tuple[object, ...]:
-    """Return the kernel's locks on files there; its list, told by pages, may leave one out."""
-    wanted = f"{os.major(device):02x}:{os.minor(device):02x}:"
-    told: list[tuple[str, ...]] = []
-    while len(told) < 2 or told[-1] != told[-2]:
-        with open("/proc/locks", encoding="ascii") as file:
-            lines = [" ".join(line.partition(":")[2].split()) for line in file]
-        told.append(tuple(sorted(line for line in lines if wanted in line)))
-    return told[-1]
 
 
 def age(top: str) -> None:
