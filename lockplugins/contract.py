@@ -1,8 +1,8 @@
 """What does a lock manager plugin promise the guard, and in which words?
 
-Holds the closed sets, the values that cross the boundary, the errors with their
-exit codes, and the `Plugin` base class. It must not know any lock manager, nor the
-supervisor. Imported on the launch path: no enum, typing or dataclasses (README, D2).
+Holds the closed sets, the values that cross the boundary, the errors, the `Plugin`
+base class. It must not know any lock manager, nor the supervisor. On the launch path:
+no enum, typing or dataclasses (README, D2).
 """
 
 import sys
@@ -14,6 +14,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import ClassVar, Protocol
+
+    from lockplugins.handover import Handover
 
     Finding = tuple[str, bool, str, str]  # check, is it well, evidence, what to do if not
 
@@ -80,9 +82,9 @@ class Guest:
 class Resource:
     """One thing to claim: a disk by path, or an explicit lease by lockspace and key.
 
-    `path` is the name as given; `identity` replaces it where the plugin's names must be equal
-    on several hosts. `lockspace`, `key` and `offset_bytes` are set for `ResourceType.LEASE`
-    only. `found_in` tells a person what named it; the guard is not told.
+    `path` is the name as given; `identity` replaces it where names must be equal on several
+    hosts. `lockspace`, `key`, `offset_bytes`: for `ResourceType.LEASE` only. `found_in` tells a
+    person what named it; the guard is not told.
     """
 
     __slots__ = ("found_in", "identity", "key", "lockspace", "mode", "offset_bytes", "path", "type")
@@ -229,15 +231,12 @@ class Plugin:
     """One lock manager, on behalf of one guest.
 
     Every call is made on the guard's jobs thread (`renew`: on its renewal thread) and may
-    block; none may be made after `close`. `carrier` makes descriptors live as long as the
-    guest. `config` holds the plugin's configuration table, already checked against
-    `CONFIG_KEYS`. With `FREED_BY_DEATH` the deaths of guest and guard free every lease, and
-    the guard calls neither `release` nor `close` at the guest's end.
+    block; none after `close`. `carrier` makes descriptors live as long as the guest. `config` is
+    the plugin's table, checked. FREED_BY_DEATH: the deaths of guest and guard free every lease.
     """
 
     CONFIG_KEYS: "ClassVar[tuple[str, ...]]" = ()
-    # A class states these; an instance may know better (a composite, a configured term).
-    name: str = ""
+    name: str = ""  # an instance may know better than its class, here and below
     capabilities: tuple[str, ...] = ()
     FREED_BY_DEATH: bool = False
     PROOF_TERM_S: float = 0.0
@@ -253,10 +252,8 @@ class Plugin:
     def acquire(self, resources: "Sequence[Resource]", wait_until: float | None) -> list[Lease]:
         """Acquire all of `resources` or none, in the order given.
 
-        `wait_until` is an instant of CLOCK_BOOTTIME (seconds; infinity waits for ever), None
-        refuses at once. While waiting nothing is held. A wait may overstay: the guard ends it
-        by exiting. Raises LeaseHeldError, LeaseUnknownError, ResourceError, UnsupportedError;
-        then nothing is held and no resource has changed.
+        `wait_until`: an instant of CLOCK_BOOTTIME (s; inf), None refuses at once. A wait holds
+        nothing, may overstay. Raises a LockError with nothing held or changed.
         """
         raise NotImplementedError
 
@@ -276,6 +273,10 @@ class Plugin:
         """Return what doctor says of it, None: of the lock manager; no trace. May hang."""
         return []
 
+    def migration(self) -> "Handover":
+        """Return what hands leases over, the same each time; only with MIGRATION."""
+        raise UnsupportedError("migrate", "the guest", f"plugin {self.name} has no migration")
+
     def named(self, resource: Resource) -> list[tuple[str, str]]:  # noqa: ARG002  # for overriders
         """Return (lockspace, lease) of what `acquire` would take; empty if not known before."""
         return []
@@ -290,9 +291,8 @@ class Plugin:
     def renew(self) -> float:
         """Prove every lease once more; returns when the proven request was sent.
 
-        In seconds of CLOCK_BOOTTIME; the guest is fenced PROOF_TERM_S later unless
-        another proof arrives. Raises LeaseLostError when a lease is proven lost; any
-        other LockError means "not proven", and is tried again after RENEW_EVERY_S.
+        In seconds of CLOCK_BOOTTIME; without another the guest is fenced PROOF_TERM_S later.
+        Raises LeaseLostError: proven lost; other LockErrors: tried again after RENEW_EVERY_S.
         """
         raise NotImplementedError
 

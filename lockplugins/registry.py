@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from lockplugins.contract import Carrier, Guest, Holder, Lease
+    from lockplugins.handover import Handover, Take
 
 JOIN = "+"
 
@@ -161,6 +162,7 @@ class Composite(Plugin):
         self._ends: dict[Plugin, float] = {}
         self._first_end = 0.0
         self._issuer: dict[Lease, Plugin] = {}
+        self._handover: Handover | None = None
 
     def open(self, guest: "Guest") -> None:
         opened: list[Plugin] = []
@@ -176,6 +178,11 @@ class Composite(Plugin):
             self.RENEW_EVERY_S = min(part.RENEW_EVERY_S for part in self._expiring)
 
     def acquire(self, resources: "Sequence[Resource]", wait_until: float | None) -> "list[Lease]":
+        return self._take(resources, wait_until, lambda part, *wanted: part.acquire(*wanted))
+
+    def _take(
+        self, resources: "Sequence[Resource]", wait_until: float | None, take: "Take"
+    ) -> "list[Lease]":
         for resource in resources:
             self._takers("lease", resource)
         awaited: Plugin | None = None
@@ -187,7 +194,7 @@ class Composite(Plugin):
                 for part in order:
                     wanted = [resource for resource in resources if takes(part, resource)]
                     patience = wait_until if part is awaited else None
-                    taken[part] = part.acquire(wanted, patience)
+                    taken[part] = take(part, wanted, patience)
             except BaseException as error:
                 _give_back(taken)
                 refused = order[len(taken)]
@@ -211,6 +218,14 @@ class Composite(Plugin):
         if (part := self._issuer.get(lease)) is None:
             raise LockError("find", f"the lease on {lease.resource}", "this guest has none")
         return part
+
+    def migration(self) -> "Handover":
+        if self._handover is None:
+            from lockplugins import handover  # only where a guest migrates
+
+            sides = {part: part.migration() for part in self._parts}
+            self._handover = handover.Composite(sides, self._take)
+        return self._handover
 
     def inquire(self, resource: "Resource") -> "list[Holder]":
         takers = self._takers("tell who holds", resource)

@@ -37,7 +37,7 @@ class OnLockFailure:
 
 
 class Key:
-    """The keys of the wire form; DISK, LEASE, CLASS, IMPORT and CONFIG repeat."""
+    """The keys of the wire form; DISK, COPIED, LEASE, CLASS, IMPORT and CONFIG repeat."""
 
     NAME = "name"
     UUID = "uuid"
@@ -49,8 +49,10 @@ class Key:
     RUNTIME_DIR = "runtime_dir"
     DISK = "disk"
     IDENTITY = "identity"
+    COPIED = "copied"
     LEASE = "lease"
     WAIT = "wait"
+    INCOMING = "incoming"
     ON_LOCKFAILURE = "on_lockfailure"
     CONTAINMENT = "containment"
     MONITOR = "monitor"
@@ -58,8 +60,8 @@ class Key:
     READY_FD = "ready_fd"
     HANDSHAKE_FD = "handshake_fd"
     ALL = (
-        NAME, UUID, ID, PLUGIN, CLASS, IMPORT, CONFIG, RUNTIME_DIR, DISK, IDENTITY, LEASE, WAIT,
-        ON_LOCKFAILURE, CONTAINMENT, MONITOR, STOP_TIMEOUT, READY_FD, HANDSHAKE_FD,
+        NAME, UUID, ID, PLUGIN, CLASS, IMPORT, CONFIG, RUNTIME_DIR, DISK, IDENTITY, COPIED, LEASE,
+        WAIT, INCOMING, ON_LOCKFAILURE, CONTAINMENT, MONITOR, STOP_TIMEOUT, READY_FD, HANDSHAKE_FD,
     )  # fmt: skip
     REQUIRED = (NAME, UUID, RUNTIME_DIR)
 
@@ -69,7 +71,8 @@ class GuestSpec:
 
     `wait_s` is 0 (refuse at once) or a duration, infinity included.
     `config` maps a plugin's name to its table, `classes` a third-party
-    plugin's name to `module:Class`.
+    plugin's name to `module:Class`. `incoming`: a migration's destination; `copied` are the
+    paths of disks that the migration fills.
     """
 
     def __init__(self, name: str, uuid: str, runtime_dir: str) -> None:
@@ -82,7 +85,9 @@ class GuestSpec:
         self.import_dirs: list[str] = []
         self.config: dict[str, dict[str, str]] = {}
         self.resources: list[Resource] = []
+        self.copied: list[str] = []
         self.wait_s = 0.0
+        self.incoming = False
         self.on_lockfailure = OnLockFailure.KILL
         self.containment = Containment.AUTO
         self.monitor = True
@@ -117,8 +122,10 @@ def render(spec: GuestSpec) -> list[str]:
     ]
     for resource in spec.resources:
         words += _render_resource(resource)
+    words += [(Key.COPIED, path) for path in spec.copied]
     words += [
         (Key.WAIT, f"{spec.wait_s:g}"),
+        (Key.INCOMING, "on" if spec.incoming else "off"),
         (Key.ON_LOCKFAILURE, spec.on_lockfailure),
         (Key.CONTAINMENT, spec.containment),
         (Key.MONITOR, "on" if spec.monitor else "off"),
@@ -173,6 +180,8 @@ def _take(spec: GuestSpec, key: str, value: str) -> None:
         setattr(spec, attribute, convert(key, value))
     elif key == Key.CLASS:
         name, _, spec.classes[name] = value.partition("=")
+    elif key == Key.COPIED:
+        spec.copied.append(value)
     elif key == Key.IMPORT:
         spec.import_dirs.append(value)
     elif key == Key.CONFIG:
@@ -257,6 +266,7 @@ _SIMPLE: "dict[str, tuple[str, Callable[[str, str], object]]]" = {
         lambda key, value: _one_of(key, value, OnLockFailure.ALL),
     ),
     Key.CONTAINMENT: ("containment", lambda key, value: _one_of(key, value, Containment.ALL)),
+    Key.INCOMING: ("incoming", lambda key, value: _one_of(key, value, ("on", "off")) == "on"),
     Key.MONITOR: ("monitor", lambda key, value: _one_of(key, value, ("on", "off")) == "on"),
     Key.READY_FD: ("ready_fd", _descriptor),
     Key.HANDSHAKE_FD: ("handshake_fd", _descriptor),

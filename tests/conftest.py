@@ -23,6 +23,7 @@ pytest_plugins = [
     "tests.support.guard",
     "tests.support.measured",
     "tests.support.command",
+    "tests.support.ends",
     "tests.support.detached",
     "tests.support.specifying",
     "tests.support.packages",

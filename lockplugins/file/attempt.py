@@ -8,9 +8,17 @@ the launch path (README, D2).
 
 import posix
 
-from lockplugins.contract import Lease, Mode
+from lockplugins.contract import Lease, LockError, Mode
 from lockplugins.file import names
-from lockplugins.kernel_locks.lockfile import LEASE_BYTE, READ, LockFile, called, create, is_named
+from lockplugins.kernel_locks.lockfile import (
+    LEASE_BYTE,
+    READ,
+    STRENGTH,
+    LockFile,
+    called,
+    create,
+    is_named,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -67,14 +75,21 @@ class Attempt:
         self._seen.append((path, file.identity))
         known = self._held.get(file.identity) or self._fresh.get(file.identity)
         if known:
-            known.name = file.name
             file.close()
+            if known.is_handed:
+                why, advice = "its lease is still shared with a migration's source", "try again"
+                raise LockError("lease", file.name, why, advice)
+            known.name = file.name
             file = known
         else:
             self._fresh[file.identity] = file
-        stronger = Mode.EXCLUSIVE in (resource.mode, self._wanted.get(file))
-        self._wanted[file] = Mode.EXCLUSIVE if stronger else Mode.SHARED
+        mode = self.mode_for(resource)
+        self._wanted[file] = max(mode, self._wanted.get(file, mode), key=STRENGTH.index)
         return file
+
+    def mode_for(self, resource: "Resource") -> str:
+        """Return how the files of `resource` are to be locked."""
+        return resource.mode
 
     def lock(self) -> "Refusal | None":
         """Lock everything in order without waiting, up to the first refusal; raises LockError."""
@@ -90,7 +105,7 @@ class Attempt:
 
     def _make_lockable(self, file: LockFile, mode: str) -> None:
         """Open the file as `mode` needs it: a write lock needs a description that may write."""
-        access = posix.O_RDWR if mode == Mode.EXCLUSIVE else posix.O_RDONLY
+        access = posix.O_RDONLY if mode == Mode.SHARED else posix.O_RDWR
         if file.access in (access, posix.O_RDWR):
             return
         fd = file.reopen(access)

@@ -227,7 +227,7 @@ def lock_file(name: str, config: "Mapping[str, str]", *, is_block: bool) -> tupl
         if UNITS in config and (serial := volumes.scsi_serial(name)):
             return config[UNITS], serial
     if FILES in config:
-        return config[FILES], _sha256(_encoded(name))
+        return config[FILES], sha256(_encoded(name))
     return None
 
 
@@ -235,7 +235,7 @@ def _encoded(path: str) -> bytes:
     return path.encode(sys.getfilesystemencoding(), sys.getfilesystemencodeerrors())
 
 
-def _sha256(data: bytes) -> str:
+def sha256(data: bytes) -> str:
     # Not hashlib, which loads OpenSSL.
     if sys.version_info >= (3, 12):
         from _sha2 import sha256  # type: ignore[import-not-found]  # typeshed has no stub

@@ -3,7 +3,8 @@
 Holds with: an OFD lock on byte 0 of the image, for a block device also of the
 kernel's own node; with `file_lockspace_dir`, `lvm_lockspace_dir` or
 `scsi_lockspace_dir` also of a lock file there for each of the disk's names.
-Sharers read-lock bytes 0 and 2.
+Sharers read-lock bytes 0 and 2. While a guest migrates, source and destination
+share byte 0, and the destination has byte 2 (handover.py).
 Released when: a lease is released, or the last thread of guest and supervisor
 is gone, whichever comes first. The guest carries the descriptors, so that the
 supervisor's death alone frees nothing.
@@ -26,11 +27,15 @@ from lockplugins.kernel_locks.lockfile import READ, SHARERS_BYTE, TRIES, called,
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from lockplugins.contract import Carrier, Finding, Holder, Lease, Resource
     from lockplugins.file.attempt import Held
+    from lockplugins.file.handover import FileHandover
+    from lockplugins.handover import Handover
     from lockplugins.kernel_locks.lockfile import LockFile, Refusal
+
+    Make = Callable[[Mapping[str, str], Carrier, Held, LockFile | None], Attempt]
 
 
 class FilePlugin(Plugin):
@@ -41,7 +46,7 @@ class FilePlugin(Plugin):
     """
 
     name = "file"
-    capabilities = (Capability.RESOURCES, Capability.HOTPLUG)
+    capabilities = (Capability.RESOURCES, Capability.HOTPLUG, Capability.MIGRATION)
     CONFIG_KEYS = (names.FILES, names.VOLUMES, names.UNITS)
     FREED_BY_DEATH = True
 
@@ -50,12 +55,25 @@ class FilePlugin(Plugin):
         check_directories(self.name, config)
         self._held: Held = {}
         self._leases: dict[Lease, list[LockFile]] = {}
+        self._handover: FileHandover | None = None
 
     def acquire(self, resources: "Sequence[Resource]", wait_until: float | None) -> "list[Lease]":
+        return self._take(resources, wait_until, Attempt)
+
+    def migration(self) -> "Handover":
+        if self._handover is None:
+            from lockplugins.file.handover import FileHandover  # only where a guest migrates
+
+            self._handover = FileHandover(self._take, self._leases)
+        return self._handover
+
+    def _take(
+        self, resources: "Sequence[Resource]", wait_until: float | None, make: "Make"
+    ) -> "list[Lease]":
         tries = TRIES
         won: LockFile | None = None
         while True:
-            attempt = Attempt(self.config, self.carrier, self._held, won)
+            attempt = make(self.config, self.carrier, self._held, won)
             awaited: Refusal | None = None
             try:
                 attempt.open(resources)
@@ -81,6 +99,9 @@ class FilePlugin(Plugin):
         files = self._leases.get(lease)
         if files is None:
             raise LockError("release", f"the lease on {lease.resource}", "this guest has none")
+        if any(file.is_handed for file in files):
+            why, advice = "it is still shared with a migration's source", "try again"
+            raise LockError("release", f"the lease on {lease.resource}", why, advice)
         self._lower(lease, files)
         while files:
             file = files[-1]

@@ -31,9 +31,12 @@ _MODES = {"READ": Mode.SHARED, "WRITE": Mode.EXCLUSIVE}
 _WORDS = 8
 _TELLINGS = 10
 _COMMAND_CHARACTERS = 100
+_WAIT = "stop the guest there or wait for it (--wait)"
 
 
-def judge(refusal: Refusal | None, name: str, tries: int) -> None:
+def judge(
+    refusal: Refusal | None, name: str, tries: int, verb: str = "acquire", advice: str = _WAIT
+) -> None:
     """Raise, unless what stood in the way of `name` may be gone by now and `tries` are left.
 
     No refusal: a file was replaced between open and lock.
@@ -48,9 +51,24 @@ def judge(refusal: Refusal | None, name: str, tries: int) -> None:
         return
     holder = holder or GONE
     why = f"held by {holder.description}"
-    advice = "stop the guest there or wait for it (--wait)"
-    name = f"{refusal.mode} lease for {refusal.file.name}"
-    raise LeaseHeldError("acquire", name, why, advice, holder)
+    mode = Mode.SHARED if refusal.mode == Mode.SHARED else Mode.EXCLUSIVE
+    raise LeaseHeldError(verb, f"{mode} lease for {refusal.file.name}", why, advice, holder)
+
+
+def beside_source(fd: int, byte: int) -> Holder | None:
+    """Return one on this host, not us, who shares the file's lease without a lock on `byte`."""
+    file = _kernel_name(fd)
+    sharers, sources = _listed(file, LEASE_BYTE), _listed(file, byte)
+    if len(sharers) == len(sources) + 1:  # and ours
+        return None
+    for lock in sharers:
+        if lock.pid > 0:
+            return _named(lock.mode, lock.pid)
+    theirs = {pid for _mode, pid in _described_by_fdinfo(file, byte)} | {os.getpid()}
+    for mode, pid in _described_by_fdinfo(file, LEASE_BYTE):
+        if pid not in theirs:
+            return _named(mode, pid)
+    return unseen(Mode.SHARED) if len(sharers) > len(sources) + 1 else None
 
 
 def of_refusal(refusal: Refusal) -> Holder | None:
@@ -63,7 +81,7 @@ def of_refusal(refusal: Refusal) -> Holder | None:
         return _named(mode, pid)
     local = [lock for lock in _of_file(refusal.file.fd, refusal.byte) if lock.mode == mode]
     # Ourselves last: a guest that shares is not in its own way when it wants more.
-    return min(local, key=lambda holder: holder.pid == os.getpid(), default=_unseen(mode))
+    return min(local, key=lambda holder: holder.pid == os.getpid(), default=unseen(mode))
 
 
 def of_files(fds: Iterable[int], name: str) -> list[Holder]:
@@ -102,14 +120,14 @@ def _of_lease(fd: int, name: str) -> list[Holder]:
         raise _cannot_tell(name, error.reason) from error
     finally:
         file.close()
-    return [_unseen(conflict[0])] if conflict else []
+    return [unseen(conflict[0])] if conflict else []
 
 
 def _cannot_tell(name: str, why: str) -> LeaseUnknownError:
     return LeaseUnknownError("tell who holds", name, why, "ask as root")
 
 
-def _unseen(mode: str) -> Holder:
+def unseen(mode: str) -> Holder:
     seen_elsewhere = "another host, user or PID namespace, or a guest that is just dying"
     return Holder(mode, f"a process that cannot be seen from here ({seen_elsewhere})")
 
@@ -128,7 +146,7 @@ def _of_file(fd: int, byte: int) -> list[Holder]:
     # locks, and somebody is hidden. Counted twice, since a process may end while we look.
     still = sum(lock.pid < 0 for lock in _listed(file, byte))
     if len(described) < min(len(carried), still):
-        holders.append(_unseen(carried[0]))
+        holders.append(unseen(carried[0]))
     return holders
 
 

@@ -2,9 +2,10 @@
 
 Always by open file description (OFD), never POSIX locks, which vanish when
 any descriptor of the file closes. Byte 0 is where libvirt's lockd driver
-locks; sharers also read-lock byte 2, which is ours. Never byte 1 (libvirt's
-security drivers) nor 100 and up (QEMU). It must not know why a file is
-locked. Imported on the launch path (README, D2).
+locks; sharers also read-lock byte 2, which is ours, and who awaits a guest by
+migration has it alone. Never byte 1 (libvirt's security drivers) nor 100 and
+up (QEMU). It must not know why a file is locked. Imported on the launch path
+(README, D2).
 """
 
 import _stat
@@ -37,11 +38,16 @@ TRIES = 4
 
 READ = fcntl.F_RDLCK
 WRITE = fcntl.F_WRLCK
+FREE = fcntl.F_UNLCK
+
+TICKET = "ticket"  # the place of a migration's destination: neither sharers nor a second one
+STRENGTH = (Mode.SHARED, TICKET, Mode.EXCLUSIVE)
 
 # In this order: what a mode lacks of byte 2 is added before byte 0 is given up.
 _BYTES = {
     Mode.EXCLUSIVE: ((WRITE, LEASE_BYTE),),
     Mode.SHARED: ((READ, SHARERS_BYTE), (READ, LEASE_BYTE)),
+    TICKET: ((WRITE, SHARERS_BYTE),),
 }
 _SEEK_SET = 0
 _FLOCK = "hhqqi4x"  # struct flock of fcntl_locking(2)
@@ -121,6 +127,11 @@ class LockFile:
         self.mode: str | None = None
         self.users: list[str] = []
 
+    @property
+    def is_handed(self) -> bool:
+        """Is it an exclusive lease's, and not exclusive, because the guest migrates?"""
+        return self.mode != Mode.EXCLUSIVE and Mode.EXCLUSIVE in self.users
+
     def reopen(self, access: int) -> int:
         """Return a new description of the very same file; raises ResourceError.
 
@@ -153,11 +164,11 @@ class LockFile:
     def settle(self) -> None:
         """Give up what the mode does not need; before that, going back cannot be refused."""
         if self.mode == Mode.EXCLUSIVE:
-            self.set(fcntl.F_UNLCK, SHARERS_BYTE)
+            self.set(FREE, SHARERS_BYTE)
 
     def unlock(self) -> None:
         """Free the file at once, whatever copies of the descriptor exist; raises LockError."""
-        self.set(fcntl.F_UNLCK, LEASE_BYTE, SHARERS_BYTE + 1)
+        self.set(FREE, LEASE_BYTE, SHARERS_BYTE + 1)
         self.mode = None
 
     def close(self) -> None:
@@ -173,7 +184,7 @@ class LockFile:
         flock = pack(_FLOCK, kind, _SEEK_SET, byte, 1, 0)
         answer = self._ask(fcntl.F_OFD_GETLK, flock)
         found, _whence, _start, _length, pid = unpack(_FLOCK, answer or flock)
-        if found == fcntl.F_UNLCK:
+        if found == FREE:
             return None
         return (Mode.EXCLUSIVE if found == WRITE else Mode.SHARED), pid
 

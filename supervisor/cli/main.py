@@ -44,6 +44,7 @@ _SECTIONS = {
         "stop": "ending",
         "kill": "ending",
     },
+    "Migrate": {"migrate": "migrate"},
 }
 _MODULES = {name: module for names in _SECTIONS.values() for name, module in names.items()}
 

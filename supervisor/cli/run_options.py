@@ -70,6 +70,12 @@ _OPTIONS: tuple[Decorator, ...] = (
         help="Wait for leases held elsewhere (default 0: refuse at once).",
     ),
     click.option(
+        "--incoming",
+        is_flag=True,
+        help="COMMAND is a migration's destination (-incoming, -S): its leases stay pending until "
+        "migrate complete-in.",
+    ),
+    click.option(
         "--on-lockfailure",
         metavar="kill",
         shell_complete=candidates.on_lockfailure,

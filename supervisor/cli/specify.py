@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         no_discover: bool
         domain_xml: str | None
         wait: float
+        incoming: bool
         on_lockfailure: str | None
         containment: str | None
         no_monitor: bool
@@ -67,6 +68,8 @@ def build(given: Given) -> GuestSpec:
     plugins = choose_plugins(spec, given["plugin"], settings)
     _refuse_lockd(name, plugins)
     spec.wait_s = given["wait"]
+    spec.incoming = given["incoming"]
+    spec.copied = sorted({disk.path for disk in found if disk.copied})
     spec.on_lockfailure = settings.on_lockfailure or spec.on_lockfailure
     if given["on_lockfailure"] is not None:
         spec.on_lockfailure = config.on_lockfailure(

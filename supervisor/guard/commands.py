@@ -23,7 +23,6 @@ from supervisor.guard import announce, containment
 from supervisor.guard.lifecycle import PUBLIC_STATE, State
 from supervisor.guard.loop import now
 from supervisor.qmp.images import OpenImages
-from supervisor.qmp.monitor import Monitor
 from supervisor.qmp.server import Server
 
 TYPE_CHECKING = False
@@ -36,11 +35,15 @@ if TYPE_CHECKING:
 
 COMMANDS = (
     "query-child", "query-status", "query-leases", "acquire-resource", "release-resource",
-    "stop-guest",
+    "prepare-migrate", "complete-migrate-in", "complete-migrate-out", "stop-guest",
 )  # fmt: skip
 POWER_BUTTON_S = 2.0
 LONGEST_S = 1e9  # thirty years are for ever
 _ACQUIRED = "RESOURCE_ACQUIRED"
+_NOT_THE_OWNER = {
+    State.INCOMING: "the guest holds its place and awaits the migration's end: run before, it ends",
+    State.MIGRATED: "the guest has stopped for its destination: run before a cancel, it ends",
+}
 _RUNS = (State.LAUNCHING, State.RUNNING, State.STOPPING)
 
 
@@ -73,9 +76,7 @@ class Commands:
 
     def __init__(self, supervisor: "Supervisor") -> None:
         self._supervisor = supervisor
-        self._monitor: Monitor | None = None
-        if supervisor.prepared.monitor_fd is not None:
-            self._monitor = Monitor(supervisor.prepared.monitor_fd, supervisor.loop)
+        self._monitor = supervisor.prepared.monitor(supervisor.loop)
         self._images = OpenImages(self._monitor, supervisor.loop, supervisor.jobs.apart)
 
     def run(self, command: str, arguments: dict[str, object], done: "Done") -> None:
@@ -118,10 +119,39 @@ class Commands:
         return {
             **record.summary(supervisor.child.pid, supervisor.leases),
             "state": PUBLIC_STATE[supervisor.state],
-            "guarantee": containment.guarantee(record.mode, doubt, unleased),
+            "guarantee": _NOT_THE_OWNER.get(supervisor.state, "")
+            or containment.guarantee(record.mode, doubt, unleased),
             "deadline_s": None if deadline is None else round(deadline.instant - now(), 3),
             "unleased": unleased,
         }
+
+    def _prepare_migrate(self, arguments: dict[str, object], done: "Done") -> None:
+        self._migrate("prepare-migrate", arguments, done)
+
+    def _complete_migrate_in(self, arguments: dict[str, object], done: "Done") -> None:
+        self._migrate("complete-migrate-in", arguments, done)
+
+    def _complete_migrate_out(self, arguments: dict[str, object], done: "Done") -> None:
+        self._migrate("complete-migrate-out", arguments, done)
+
+    def _migrate(self, command: str, arguments: dict[str, object], done: "Done") -> None:
+        """Have the part that migrates obey; it is loaded when the first such command comes."""
+        supervisor = self._supervisor
+
+        def loaded(error: BaseException | None) -> None:
+            if error is not None:
+                why = f"its code cannot be loaded: {error}"
+                done(None, LockError("migrate", f"guest {supervisor.spec.name}", why))
+                return
+            from supervisor.guard.migrating import Migration  # in memory by now (D2, D3)
+
+            try:
+                supervisor.migration = supervisor.migration or Migration(supervisor)
+                supervisor.migration.obey(command, arguments, done)
+            except LockError as refusal:
+                done(None, refusal)
+
+        supervisor.load("supervisor.guard.migrating", loaded)
 
     def _acquire_resource(self, arguments: dict[str, object], done: "Done") -> None:
         path = self._target("attach", arguments)

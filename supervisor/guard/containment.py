@@ -34,7 +34,7 @@ def resolve(command: str) -> str:
 
 def daemonizes(argv: "Sequence[str]") -> bool:
     """Does QEMU's argv make it fork and let its parent exit?"""
-    return is_qemu(argv[0]) and "-daemonize" in _options(argv)
+    return is_qemu(argv[0]) and "-daemonize" in options(argv)
 
 
 def decide(requested: str, argv: "Sequence[str]", path: str) -> str:
@@ -55,7 +55,7 @@ def decide(requested: str, argv: "Sequence[str]", path: str) -> str:
 def disarms_death_signal(argv: "Sequence[str]", path: str) -> str:
     """Return why prctl(2)'s PR_SET_PDEATHSIG would be lost, or nothing."""
     if is_qemu(argv[0]):
-        words = _options(argv)
+        words = options(argv)
         for option, value in zip(words, [*words[1:], ""], strict=False):
             if option == "-runas" or (option == "-run-with" and "user=" in value):
                 return f"QEMU is told to change user ({option} {value})"
@@ -90,7 +90,7 @@ def _programs(path: str) -> list[str]:
     return programs
 
 
-def _options(argv: "Sequence[str]") -> list[str]:
+def options(argv: "Sequence[str]") -> list[str]:
     """Return argv with QEMU's --option spelled -option."""
     return [a[1:] if a.startswith("--") else a for a in argv[1:]]
 

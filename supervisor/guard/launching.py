@@ -171,7 +171,23 @@ class Launching:
         self._supervisor.loop.unwatch(report.fileno())
         if self._going and not self._prepared.daemonizes:
             self._going = False  # said once
-            self._supervisor.happen(Event.UP)
+            receives = self._supervisor.spec.incoming
+            self._supervisor.happen(Event.RECEIVING if receives else Event.UP)
+
+    def receive(self) -> None:
+        """Watch a migration's destination before anything can arrive; then it is up."""
+        supervisor = self._supervisor
+
+        def loaded(error: BaseException | None) -> None:
+            if error is not None:
+                supervisor.fail(error)
+                return
+            from supervisor.guard.migrating import Migration  # in memory by now (D2, D3)
+
+            supervisor.migration = Migration(supervisor)
+            supervisor.migration.arrival.receive()
+
+        supervisor.load("supervisor.guard.migrating", loaded)
 
     def _exec_failed(self, number: int, stage: str) -> None:
         found = exitcodes.NOT_FOUND if number == errno.ENOENT else exitcodes.NOT_EXECUTABLE

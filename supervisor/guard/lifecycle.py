@@ -12,11 +12,17 @@ class State:
     ACQUIRED = "acquired"  # every lease held, the child waits for GO
     LAUNCHING = "launching"  # told to exec, not heard of yet
     RUNNING = "running"
+    INCOMING = "incoming"  # a migration's destination, not yet the owner of its disks
+    MIGRATING_OUT = "migrating-out"  # a migration is prepared; still the owner
+    MIGRATED = "migrated"  # stopped for good, unless cancelled; the destination may be the owner
     STOPPING = "stopping"  # asked to end, the stop timer runs
     FENCING = "fencing"  # SIGKILL sent, not yet proven dead
     RELEASING = "releasing"  # proven dead
     ENDED = "ended"
-    ALL = (ACQUIRING, ACQUIRED, LAUNCHING, RUNNING, STOPPING, FENCING, RELEASING, ENDED)
+    ALL = (
+        ACQUIRING, ACQUIRED, LAUNCHING, RUNNING, INCOMING, MIGRATING_OUT, MIGRATED, STOPPING,
+        FENCING, RELEASING, ENDED,
+    )  # fmt: skip
 
 
 class Event:
@@ -24,14 +30,23 @@ class Event:
 
     LEASED = "leased"  # all leases held and published
     GO = "go"  # the launcher agrees
-    UP = "up"  # the guest executes
+    RECEIVING = "receiving"  # a migration's destination executes
+    UP = "up"  # the guest executes; a destination: and is watched
+    PREPARED = "prepared"  # a client means to migrate the guest
+    HANDED = "handed"  # it has stopped for good, and its leases can be the destination's
+    CANCELLED = "cancelled"  # the source owns again, or the destination gives up
+    ARRIVED = "arrived"  # the destination is the owner
+    AWAY = "away"  # the source's guest is not needed any more
     FAILED = "failed"  # refused, no go, no exec, our own fault: the outcome says which
     STOP = "stop"  # a signal or a client asks the guest to end
     INSIST = "insist"  # the stop timer ran out
     LOST = "lost"  # a lease is lost, or its proof came too late
     DEAD = "dead"  # the kernel says so: a readable pidfd
     RELEASED = "released"
-    ALL = (LEASED, GO, UP, FAILED, STOP, INSIST, LOST, DEAD, RELEASED)
+    ALL = (
+        LEASED, GO, RECEIVING, UP, PREPARED, HANDED, CANCELLED, ARRIVED, AWAY, FAILED, STOP,
+        INSIST, LOST, DEAD, RELEASED,
+    )  # fmt: skip
 
 
 class Action:
@@ -40,12 +55,13 @@ class Action:
     NOTHING = "nothing"
     OFFER = "offer"  # handshake, or go at once
     LAUNCH = "launch"
+    RECEIVE = "receive"  # watch a destination, then it is up
     ANNOUNCE = "announce"
     TIME_STOP = "time_stop"
     FENCE = "fence"
     RELEASE = "release"
     FINISH = "finish"
-    ALL = (NOTHING, OFFER, LAUNCH, ANNOUNCE, TIME_STOP, FENCE, RELEASE, FINISH)
+    ALL = (NOTHING, OFFER, LAUNCH, RECEIVE, ANNOUNCE, TIME_STOP, FENCE, RELEASE, FINISH)
 
 
 def _row(state: str, moves: dict[str, tuple[str, str]]) -> dict[tuple[str, str], tuple[str, str]]:
@@ -58,15 +74,39 @@ _DEAD = (State.RELEASING, Action.RELEASE)
 _ALWAYS = {Event.FAILED: _FENCED, Event.LOST: _FENCED, Event.DEAD: _DEAD}
 _BEFORE_GO = _ALWAYS | {Event.STOP: _FENCED}
 _AFTER_GO = _ALWAYS | {Event.STOP: (State.STOPPING, Action.TIME_STOP)}
+_LEAVING = _AFTER_GO | {Event.CANCELLED: (State.RUNNING, Action.NOTHING), Event.AWAY: _FENCED}
 
 TABLE: dict[tuple[str, str], tuple[str, str]] = (
     _row(State.ACQUIRING, _BEFORE_GO | {Event.LEASED: (State.ACQUIRED, Action.OFFER)})
     | _row(State.ACQUIRED, _BEFORE_GO | {Event.GO: (State.LAUNCHING, Action.LAUNCH)})
-    | _row(State.LAUNCHING, _AFTER_GO | {Event.UP: (State.RUNNING, Action.ANNOUNCE)})
-    | _row(State.RUNNING, _AFTER_GO)
+    | _row(
+        State.LAUNCHING,
+        _AFTER_GO
+        | {
+            Event.UP: (State.RUNNING, Action.ANNOUNCE),
+            Event.RECEIVING: (State.INCOMING, Action.RECEIVE),
+        },
+    )
+    | _row(State.RUNNING, _AFTER_GO | {Event.PREPARED: (State.MIGRATING_OUT, Action.NOTHING)})
+    | _row(
+        State.INCOMING,
+        _AFTER_GO
+        | {
+            Event.UP: (State.INCOMING, Action.ANNOUNCE),
+            Event.ARRIVED: (State.RUNNING, Action.NOTHING),
+            Event.CANCELLED: _FENCED,
+        },
+    )
+    | _row(State.MIGRATING_OUT, _LEAVING | {Event.HANDED: (State.MIGRATED, Action.NOTHING)})
+    | _row(State.MIGRATED, _LEAVING)
     | _row(
         State.STOPPING,
-        _ALWAYS | {Event.UP: (State.STOPPING, Action.ANNOUNCE), Event.INSIST: _FENCED},
+        _ALWAYS
+        | {
+            Event.UP: (State.STOPPING, Action.ANNOUNCE),
+            Event.RECEIVING: (State.STOPPING, Action.RECEIVE),
+            Event.INSIST: _FENCED,
+        },
     )
     | _row(State.FENCING, {Event.DEAD: _DEAD})
     | _row(State.RELEASING, {Event.RELEASED: (State.ENDED, Action.FINISH)})

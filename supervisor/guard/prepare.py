@@ -6,6 +6,7 @@ Runs on the main thread before any other exists; what it opens is the
 
 import _socket
 
+from lockplugins.contract import ConfigError
 from supervisor.guard import containment, descriptors, fork
 from supervisor.guard.carrier import Carrier
 from supervisor.guard.record import Record
@@ -15,7 +16,9 @@ from supervisor.spec import Containment, is_qemu
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from supervisor.guard.child import Child
+    from supervisor.guard.loop import Loop
     from supervisor.guard.signals import Signals
+    from supervisor.qmp.monitor import Monitor
     from supervisor.spec import GuestSpec
 
 CHARDEV = '[chardev "lock-supervisor"]\nbackend = "socket"\nfd = "{fd}"\n'
@@ -23,10 +26,7 @@ MON = '[mon "lock-supervisor"]\nchardev = "lock-supervisor"\nmode = "control"\n'
 
 
 class Prepared:
-    """A guest that waits for go: its runtime directory, carrier, record and child.
-
-    `monitor_fd` is our end of the private monitor, None without one.
-    """
+    """A guest that waits for go: its runtime directory, carrier, record and child."""
 
     def __init__(self, spec: "GuestSpec", command: list[str], launcher_signals: "Signals") -> None:
         """Claim and fork; raises LockError with nothing left behind."""
@@ -38,9 +38,12 @@ class Prepared:
             descriptors.check_named(argv)
         path = containment.resolve(argv[0])
         mode = containment.decide(spec.containment, argv, path)
+        if spec.incoming:
+            _check_receives(spec, argv)
         self.command = argv[0]
         self.daemonizes = containment.daemonizes(argv)
-        self.monitor_fd: int | None = None
+        self._monitor_fd: int | None = None
+        self._monitor: Monitor | None = None
         self.dir = GuardDir.claim(spec.runtime_dir, spec.uuid)
         try:
             self.carrier = Carrier(shelf)
@@ -64,8 +67,34 @@ class Prepared:
         that -nographic puts on the terminal (QEMU's default_monitor).
         """
         ours, guests = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM)
-        self.monitor_fd = shelf.lift(ours.detach())
+        self._monitor_fd = shelf.lift(ours.detach())
         fd = shelf.lift(guests.detach())
         self.dir.publish(MONITOR, CHARDEV.format(fd=fd) + MON)
         argv += ["-readconfig", f"{self.dir.path}/{MONITOR}"]
         return fd
+
+    def monitor(self, loop: "Loop") -> "Monitor | None":
+        """Return our end of the private monitor, negotiated with when first asked for.
+
+        None without one. For parts that are loaded late, and its module with them.
+        """
+        if self._monitor is None and self._monitor_fd is not None:
+            from supervisor.qmp.monitor import Monitor
+
+            self._monitor = Monitor(self._monitor_fd, loop)
+        return self._monitor
+
+
+def _check_receives(spec: "GuestSpec", argv: list[str]) -> None:
+    """Raise ConfigError unless QEMU awaits a guest, does not start it itself, and is watched."""
+    name = f"guest {spec.name} as a migration's destination"
+    missing = [word for word in ("-incoming", "-S") if word not in containment.options(argv)]
+    if not is_qemu(argv[0]):
+        raise ConfigError("start", name, f"{argv[0]} is not QEMU", "leave out --incoming")
+    if missing:
+        why = f"its arguments have no {' and no '.join(missing)}"
+        raise ConfigError("start", name, why, "add -incoming URI and -S")
+    if not spec.monitor:
+        raise ConfigError("start", name, "it has no private monitor", "leave out --no-monitor")
+    if "-daemonize" in containment.options(argv):
+        raise ConfigError("start", name, "it is told to fork (-daemonize)", "use --detach")

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from lockplugins.contract import Lease, Resource
     from supervisor.guard.deadline import Deadline
+    from supervisor.guard.migrating import Migration
     from supervisor.guard.prepare import Prepared
     from supervisor.guard.signals import Signals
     from supervisor.spec import GuestSpec
@@ -49,7 +50,9 @@ class Supervisor:
         self.leases: list[Lease] = []
         self.deadline: Deadline | None = None
         self.outcome: tuple[int, str] | None = None
+        self.migration: Migration | None = None
         self.on_event: Callable[[str, dict[str, object]], None] = _no_listener
+        self.on_death: Callable[[], None] = _nothing
         self.loop = Loop()
         self.jobs = Jobs(self.loop)
         self.launching = Launching(self)
@@ -58,9 +61,10 @@ class Supervisor:
         self._fenced_at = 0.0
         self._code_time = posix.stat(__file__).st_mtime_ns
         self._actions = {
-            Action.NOTHING: lambda: None,
+            Action.NOTHING: _nothing,
             Action.OFFER: self.launching.offer,
             Action.LAUNCH: prepared.launch.go,
+            Action.RECEIVE: self.launching.receive,
             Action.ANNOUNCE: self._announce,
             Action.TIME_STOP: self._time_stop,
             Action.FENCE: self._fence,
@@ -135,6 +139,8 @@ class Supervisor:
     def acquire(self, resources: "Sequence[Resource]", until: float | None) -> "list[Lease]":
         """Have the plugin acquire (jobs thread); a refusal says which guest is in the way."""
         try:
+            if self.state == State.ACQUIRING and self.spec.incoming:
+                return self.plugin.migration().await_in(resources, self.spec.copied, until)
             return self.plugin.acquire(resources, until)
         except LeaseHeldError as error:
             from supervisor import holders  # only when refused
@@ -168,17 +174,22 @@ class Supervisor:
 
         self.loop.watch(fd, READABLE, look)
 
-    def _first_client(self) -> None:
-        """Load the control pipe's server, off this thread, when somebody first wants it."""
-        self.loop.unwatch(self.record.control_fd)
+    def load(self, module: str, then: "Callable[[BaseException | None], None]") -> None:
+        """Load, off this thread, a part of the guard that not every guest needs."""
 
-        def load() -> None:
+        def job() -> None:
             # Replaced on the disk? The parts of another version would not fit (D8).
             if posix.stat(__file__).st_mtime_ns != self._code_time:
                 raise ImportError("lock-supervisor has been replaced since the guest's start")
-            __import__("supervisor.guard.commands")
+            __import__(module)
 
-        def loaded(_result: object, error: BaseException | None) -> None:
+        self.jobs.submit(job, lambda _result, error: then(error))
+
+    def _first_client(self) -> None:
+        """Load the control pipe's server when somebody first wants it."""
+        self.loop.unwatch(self.record.control_fd)
+
+        def loaded(error: BaseException | None) -> None:
             if error is not None:  # the guest runs on; clients are heard when it works again
                 self.jobs.submit(lambda: announce.say(f"cannot load the control pipe: {error}"))
                 if not isinstance(error, ImportError | FileNotFoundError):
@@ -188,7 +199,7 @@ class Supervisor:
 
             self.on_event = serve(self)
 
-        self.jobs.submit(load, loaded)
+        self.load("supervisor.guard.commands", loaded)
 
     def _announce(self) -> None:
         gc.enable()
@@ -227,6 +238,7 @@ class Supervisor:
     def _release(self) -> None:
         """The kernel frees what dies with us; the rest is given back, in reverse order."""
         self.on_event("GUEST_EXITED", {"status": self.child.status})
+        self.on_death()
         if self.plugin.FREED_BY_DEATH or not self.leases:
             self.happen(Event.RELEASED)
             return
@@ -260,8 +272,13 @@ class Supervisor:
         if code == exitcodes.LEASE_LOST:
             took = now() - self._fenced_at
             text += f"; fenced, pid {self.child.pid} gone after {took:.2f} s; exiting {code}"
-        announce.refusal(None if self._announced else self.spec.ready_fd, code, text)
+        if code != exitcodes.OK:  # else it has migrated away, or was not needed
+            announce.refusal(None if self._announced else self.spec.ready_fd, code, text)
         return code
+
+
+def _nothing() -> None:
+    """Do nothing."""
 
 
 def _no_listener(_event: str, _data: dict[str, object]) -> None:

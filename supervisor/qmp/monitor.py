@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 
 class Monitor:
-    """A QMP client on the monitor's descriptor; `then(result, error)` gets each answer."""
+    """A QMP client on the monitor's descriptor; `then(result, error)` gets each answer.
+
+    `on_event(event, data)` hears what QEMU says unasked, `on_close()` that it says no more.
+    """
 
     def __init__(self, fd: int, loop: "Poller") -> None:
         self._fd = fd
@@ -29,6 +32,8 @@ class Monitor:
         self._waiting: dict[int, Then] = {}
         self._next_id = 0
         self._gone = False
+        self.on_event: Callable[[str, dict[str, object]], None] = lambda _event, _data: None
+        self.on_close: Callable[[], None] = lambda: None
         os.set_blocking(fd, False)
         loop.watch(fd, READABLE, lambda _: self._readable())
         self.execute("qmp_capabilities", {}, lambda _result, _error: None, float("inf"))
@@ -80,6 +85,9 @@ class Monitor:
             error = message.get("error")
             reason = str(error.get("desc")) if isinstance(error, dict) else None
             self._answer(number, message.get("return"), reason)
+        elif (event := message.get("event")) is not None:
+            data = message.get("data")
+            self.on_event(str(event), data if isinstance(data, dict) else {})
 
     def _answer(self, number: int, result: object, reason: str | None) -> None:
         self._loop.cancel(f"monitor {number}")
@@ -92,3 +100,4 @@ class Monitor:
         self._loop.unwatch(self._fd)
         for number in list(self._waiting):
             self._answer(number, None, reason)
+        self.on_close()

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 CHECKOUT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+# What of the guard is loaded only when a client asks for it, or a migration is awaited.
+LATE_PARTS = {
+    f"supervisor.guard.{part}" for part in ("commands", "migrating", "departing", "arriving")
+}
 _NO_CODE = (
     tokenize.COMMENT,
     tokenize.NL,

@@ -36,6 +36,7 @@ def given(*command: str, **options: object) -> Given:
         "no_discover": False,
         "domain_xml": None,
         "wait": 0.0,
+        "incoming": False,
         "on_lockfailure": None,
         "containment": None,
         "no_monitor": False,

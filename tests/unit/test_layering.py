@@ -14,6 +14,7 @@ import pytest
 from tests.support.sources import Import, Source, is_typing_block, sources
 
 CONTRACT = "lockplugins.contract"
+HANDOVER = "lockplugins.handover"
 EXITCODES = "supervisor.exitcodes"
 REGISTRY = "lockplugins.registry"
 LOADING = "lockplugins.loading"
@@ -55,6 +56,7 @@ ARROWS: dict[str, set[str]] = {
         "supervisor.holders",
         "supervisor.waiting_line",
         REGISTRY,
+        HANDOVER,
     },
     QMP: {"supervisor.rundir"},
     SPEC: set(),
@@ -76,12 +78,13 @@ ARROWS: dict[str, set[str]] = {
     EXITCODES: set(),
     "lockplugins": {LOADING},
     LOADING: {REGISTRY},
-    CONTRACT: set(),
-    REGISTRY: {"lockplugins.file", "lockplugins.nop", "lockplugins.vm", "lockplugins.sanlock",
-               "lockplugins.etcd"},
+    CONTRACT: {HANDOVER},
+    HANDOVER: set(),
+    REGISTRY: {HANDOVER, "lockplugins.file", "lockplugins.nop", "lockplugins.vm",
+               "lockplugins.sanlock", "lockplugins.etcd"},
     # What plugins whose leases are kernel locks have in common: plugins may not import one another.
     "lockplugins.kernel_locks": set(),
-    "lockplugins.file": {"lockplugins.kernel_locks"},
+    "lockplugins.file": {HANDOVER, "lockplugins.kernel_locks"},
     "lockplugins.nop": set(),
     "lockplugins.vm": {"lockplugins.kernel_locks"},
     "lockplugins.sanlock": set(),

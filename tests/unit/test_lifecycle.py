@@ -12,7 +12,9 @@ from supervisor.guard.lifecycle import PUBLIC_STATE, TABLE, Action, Event, State
 from supervisor.guard.supervise import Supervisor
 
 # cli.md's states that a guard can be in.
-PUBLISHED = {"acquiring", "acquired", "running", "stopping"}
+PUBLISHED = {
+    "acquiring", "acquired", "running", "incoming", "migrating-out", "migrated", "stopping",
+}  # fmt: skip
 # Proven dead, or told to die: what is lost then changes nothing any more.
 TOO_LATE = (State.FENCING, State.RELEASING, State.ENDED)
 BEFORE_RELEASE = [state for state in State.ALL if state not in (State.RELEASING, State.ENDED)]
@@ -72,6 +74,33 @@ def test_after_go_a_guest_gets_time_to_stop_and_no_more(state: str) -> None:
     assert TABLE[State.STOPPING, Event.INSIST] == (State.FENCING, Action.FENCE)
 
 
+def test_a_destination_is_announced_when_it_is_watched_and_runs_when_it_owns() -> None:
+    arriving = [Event.LEASED, Event.GO, Event.RECEIVING, Event.UP, Event.ARRIVED]
+    assert walked(arriving[:-1]) == (
+        State.INCOMING,
+        [Action.OFFER, Action.LAUNCH, Action.RECEIVE, Action.ANNOUNCE],
+    )
+    assert walked(arriving)[0] == State.RUNNING
+    assert TABLE[State.INCOMING, Event.CANCELLED] == (State.FENCING, Action.FENCE)
+
+
+@pytest.mark.parametrize("state", [State.MIGRATING_OUT, State.MIGRATED])
+def test_a_source_ends_when_it_is_not_needed_and_runs_when_it_owns_again(state: str) -> None:
+    assert TABLE[state, Event.AWAY] == (State.FENCING, Action.FENCE)
+    assert TABLE[state, Event.CANCELLED] == (State.RUNNING, Action.NOTHING)
+
+
+@pytest.mark.parametrize("event", [Event.HANDED, Event.ARRIVED, Event.AWAY, Event.CANCELLED])
+def test_who_does_not_migrate_hears_nothing_of_migrations(event: str) -> None:
+    assert TABLE[State.RUNNING, event] == (State.RUNNING, Action.NOTHING)
+
+
+def test_a_destination_that_is_to_stop_before_it_is_up_is_watched_all_the_same() -> None:
+    events = [Event.LEASED, Event.GO, Event.STOP, Event.RECEIVING]
+    state, done = walked(events)
+    assert (state, done[-1]) == (State.STOPPING, Action.RECEIVE)
+
+
 def test_every_state_has_a_published_name() -> None:
     assert set(PUBLIC_STATE) == set(State.ALL)
     assert set(PUBLIC_STATE.values()) == PUBLISHED
@@ -100,8 +129,10 @@ def lives(draw: st.DrawFn) -> list[str]:
     events = list(USUAL[: draw(st.integers(0, len(USUAL)))])
     for event in draw(st.lists(st.sampled_from(Event.ALL), max_size=10)):
         events.insert(draw(st.integers(0, len(events))), event)
-    first_up = events.index(Event.UP) if Event.UP in events else 0
-    return events[: first_up + 1] + [e for e in events[first_up + 1 :] if e != Event.UP]
+    for once in (Event.RECEIVING, Event.UP):
+        first = events.index(once) if once in events else 0
+        events = events[: first + 1] + [e for e in events[first + 1 :] if e != once]
+    return events
 
 
 @given(lives())

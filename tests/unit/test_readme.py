@@ -45,6 +45,9 @@ def test_the_words_of_the_configuration_are_the_code_s() -> None:
 
 
 def test_events_of_the_control_pipe_are_named() -> None:
-    for event in ("RESOURCE_ACQUIRED", "RESOURCE_RELEASED", "LEASE_LOST", "GUEST_EXITED"):
+    code = "".join(read(path) for path in files("supervisor/guard"))
+    told = {"RESOURCE_ACQUIRED", "RESOURCE_RELEASED", "LEASE_LOST", "GUEST_EXITED"}
+    told |= {f"MIGRATION_{how}" for how in ("PREPARED", "COMPLETED", "CANCELLED")}
+    for event in told:
         assert event in README
-        assert any(event in read(f"supervisor/guard/{n}.py") for n in ("commands", "supervise"))
+        assert f'"{event}"' in code

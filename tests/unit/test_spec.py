@@ -51,7 +51,9 @@ def specs(draw: DrawFn) -> GuestSpec:
             words, st.dictionaries(words, texts, min_size=1, max_size=2), max_size=2
         ),
         "resources": st.lists(disks() | leases(), max_size=3),
+        "copied": st.lists(texts, max_size=2),
         "wait_s": durations,
+        "incoming": st.booleans(),
         "on_lockfailure": st.sampled_from(OnLockFailure.ALL),
         "containment": st.sampled_from(Containment.ALL),
         "monitor": st.booleans(),
@@ -130,6 +132,7 @@ def test_every_key_is_read() -> None:
         Key.DISK: "shared:/a",
         Key.LEASE: "a:b",
         Key.WAIT: "1",
+        Key.INCOMING: "on",
         Key.ON_LOCKFAILURE: "kill",
         Key.CONTAINMENT: "auto",
         Key.MONITOR: "off",

@@ -1,0 +1,110 @@
+"""How does a guest arrive by migration? The destination's end, until it owns the disks.
+
+Before that its guest may not run. It must not know how leases are handed over.
+"""
+
+from __future__ import annotations
+
+from lockplugins.contract import ConfigError, LeaseHeldError, LockError
+from supervisor.guard.lifecycle import Event, State
+from supervisor.guard.loop import now
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from supervisor.guard.migrating import Arguments, Migration
+    from supervisor.qmp.server import Done
+
+LATE_ACTIVATION = "late-block-activate"
+PATIENCE_S = 10.0  # for the source to hand over, unless the client says otherwise
+RETRY_S = 0.05
+LONGEST_S = 1e9
+
+
+class Arrival:
+    """The destination's side."""
+
+    def __init__(self, migration: Migration) -> None:
+        self._migration = migration
+        self._supervisor = migration.supervisor
+
+    def receive(self) -> None:
+        """Destination: see to it that QEMU leaves the disks alone; then the guest is up."""
+        self._migration.fenced = True
+
+        def looked(status: str, _migration: str) -> None:
+            if status == "inmigrate":
+                self._supervisor.happen(Event.UP)
+            else:
+                failed(f"it is {status} already")
+
+        def failed(why: str) -> None:
+            self._supervisor.fail(
+                LockError("await", self._migration.name, f"QEMU: {why}", "it is ended")
+            )
+
+        self._migration.enable(
+            LATE_ACTIVATION, lambda: self._migration.look(looked, failed), failed
+        )
+
+    def complete(self, arguments: Arguments, done: Done) -> None:
+        """Destination: be the owner, as soon as the source has handed over."""
+        nonce, told = self._migration.nonce_and_told(arguments.get("cookie"))
+        deadline = now() + _seconds(arguments.get("timeout_s", PATIENCE_S))
+
+        def attempt() -> None:
+            self._migration.look(looked, lambda why: self._migration.refuse(done, why))
+
+        def again(error: LockError) -> None:
+            if now() >= deadline or self._supervisor.state != State.INCOMING:
+                done(None, error)
+            else:
+                self._supervisor.loop.at("complete-in", now() + RETRY_S, attempt)
+
+        def looked(status: str, _migration: str) -> None:
+            if status == "inmigrate":
+                why = "QEMU has not got all of the guest yet"
+                again(self._migration.error(why, "let the migration end first"))
+            else:
+                job = self._migration.handover.complete_in
+                self._supervisor.jobs.submit(
+                    lambda: self._migration.publish_after(lambda: job(nonce, told)), owned
+                )
+
+        def owned(_result: object, error: BaseException | None) -> None:
+            if isinstance(error, LeaseHeldError):
+                again(error)
+            elif error is not None:
+                done(None, self._migration.as_lock_error(error))
+            elif self._supervisor.state != State.INCOMING:  # it was run before: it is fenced
+                self._migration.refuse(done, f"it is {self._supervisor.state} by now")
+            else:
+                self._arrive()
+                done({})
+
+        attempt()
+
+    def _arrive(self) -> None:
+        """Destination: it is the owner; when the source is gone, the only holder."""
+        supervisor = self._supervisor
+        self._migration.fenced = False
+        supervisor.happen(Event.ARRIVED)
+        supervisor.on_event("MIGRATION_COMPLETED", {"side": "destination"})
+
+        def sole(_result: object, error: BaseException | None) -> None:
+            if error is not None:  # shared as before: no writer gets in
+                self._migration.say(str(error))
+            supervisor.jobs.submit(self._migration.publish)
+
+        supervisor.jobs.apart(self._migration.handover.become_sole, sole)
+
+    def cancel(self, arguments: Arguments, done: Done) -> None:
+        """Destination: give up; the guest here ends."""
+        if arguments.get("cookie") is not None:
+            self._migration.nonce_and_told(arguments["cookie"])
+        self._migration.end(Event.CANCELLED, "MIGRATION_CANCELLED", "destination", done)
+
+
+def _seconds(given: object) -> float:
+    if isinstance(given, bool) or not isinstance(given, int | float) or given < 0:
+        raise ConfigError("migrate", "the guest", "timeout_s is not a number of seconds")
+    return min(float(given), LONGEST_S)

@@ -1,0 +1,82 @@
+"""What are the two ends of a migration to the plugin `file`? Plugins, each with a guest's leases.
+
+Two in one process stand for two hosts: their locks are of different open file
+descriptions, and exclude one another as any two do. Judges nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from lockplugins.contract import Mode, Resource
+from lockplugins.file.plugin import FilePlugin
+from tests.support.locking import CopyingCarrier
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from lockplugins.contract import Lease
+
+NONCE, OTHER_NONCE = "00112233445566", "00112233445567"
+# Below what QEMU locks by itself (proclocks.below_qemus).
+ALONE = [("WRITE", 0, "0")]
+SHARED_BY_SOURCE = [("READ", 0, "0"), ("WRITE", 2, "2")]
+
+
+class End:
+    """One end of migrations: a plugin with leases."""
+
+    def __init__(self, **config: str) -> None:
+        self.carrier = CopyingCarrier()
+        self.plugin = FilePlugin(config, self.carrier)
+        self.side = self.plugin.migration()
+        self.leases: list[Lease] = []
+
+    def own(self, *disks: Path, mode: str = Mode.EXCLUSIVE) -> None:
+        self.leases = self.plugin.acquire([Resource(str(disk), mode) for disk in disks], None)
+
+    def wait(self, *disks: Path, mode: str = Mode.EXCLUSIVE, copied: tuple[str, ...] = ()) -> None:
+        resources = [Resource(str(disk), mode) for disk in disks]
+        self.leases = self.side.await_in(resources, copied, None)
+
+    def said(self) -> list[tuple[str, str]]:
+        return [(lease.mode, lease.state) for lease in self.leases]
+
+    def die(self) -> None:
+        """Let go of every lock, as the deaths of guest and guard do."""
+        self.carrier.close()
+        for file in self.plugin._held.values():
+            file.close()
+        self.plugin._held.clear()
+
+
+@pytest.fixture
+def ends() -> Iterator[Callable[..., End]]:
+    made: list[End] = []
+
+    def end(**config: str) -> End:
+        made.append(End(**config))
+        return made[-1]
+
+    yield end
+    for one in made:
+        if one.plugin._held:
+            one.die()
+
+
+@pytest.fixture
+def source(ends: Callable[..., End]) -> End:
+    return ends()
+
+
+@pytest.fixture
+def target(ends: Callable[..., End]) -> End:
+    return ends()
+
+
+def image(path: Path) -> Path:
+    path.write_bytes(bytes(4096))
+    return path
