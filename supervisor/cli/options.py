@@ -67,5 +67,15 @@ def located(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def working_directory() -> str:
-    """Return where we are; unlike getcwd(3) this does not fail when that has been removed."""
-    return os.readlink("/proc/self/cwd")
+    """Return where we are; unlike getcwd(3) this does not fail when that has been removed.
+
+    What is under a mount, or in one that is detached, shares its name with another directory. It
+    gets one that nothing has: a relative name must not mean another file to us than to QEMU.
+    """
+    path = os.readlink("/proc/self/cwd")
+    try:
+        if os.path.samestat(os.stat(path), os.stat(".")):
+            return path
+    except OSError:
+        pass  # removed, or out of reach
+    return f"{path} (gone, or covered by a mount)"

@@ -7,6 +7,7 @@ backing chain, and names that are hard to write down.
 from __future__ import annotations
 
 import os
+import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,6 +16,7 @@ from lockplugins.contract import Mode
 from supervisor import records, rundir
 from supervisor.discovery.disks import discover
 from tests.support import proclocks
+from tests.support.command import PROGRAM
 from tests.support.qemu import idle_argv
 from tests.support.spelling import DEVICE_SPELLINGS, FILE_SPELLINGS, Names, run
 from tests.support.wire import Refused, Wire
@@ -101,6 +103,21 @@ def test_a_disk_stays_leased_until_its_last_name_is_released(
             wire.execute("release-resource", {"path": disk})
         assert wire.execute("release-resource", {"path": other}) == {}
         assert proclocks.locks(disk) == []
+
+
+def test_a_relative_name_under_a_mount_is_not_the_file_above_it(names: Names) -> None:
+    script = """
+        cd "$1"; shift
+        mount -t tmpfs tmpfs "$PWD"
+        for directory in . "$PWD"; do truncate -s 1M "$directory/disk"; done
+        exec "$@"
+    """
+    words = ["unshare", "--mount", "sh", "-ec", script, "sh", names.directory, PROGRAM, "run"]
+    words += ["--runtime-dir", f"{names.directory}/run", "--disk", "disk", "--", "true"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    place = f"{names.directory} (gone, or covered by a mount)"
+    assert done.stderr.startswith(f"lock-supervisor: cannot open disk {place}/disk: ")
+    assert done.returncode == 111
 
 
 # -- disks behind other disks ---------------------------------------------------------------
