@@ -43,16 +43,15 @@ class Witnesses:
     def __init__(self, guest: Guest) -> None:
         self.guest = guest
         self._fds: dict[int, str] = {}
-        self.guard = self._open("supervisor")
-        if self.guard is None and is_guarded(guest.path):
-            reason = "guest.json does not name its supervisor"
-            raise UnkillableError("watch", f"guest {guest.words()}", reason, "try again")
-        self._add(self.guard, "its supervisor")
-        self._child = self._open("child")
-        self._add(self._child, "its process")
+        self.guard: int | None = None
+        self._child: int | None = None
         this_boot = guest.record.get("boot_id") == rundir.boot_id()
         self._inode = guest.record.get("carrier_inode") if this_boot else None
-        self._add_carriers()
+        try:
+            self._find()
+        except BaseException:
+            self.__exit__()
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -60,6 +59,16 @@ class Witnesses:
     def __exit__(self, *_: object) -> None:
         while self._fds:
             os.close(self._fds.popitem()[0])
+
+    def _find(self) -> None:
+        self.guard = self._open("supervisor")
+        self._add(self.guard, "its supervisor")
+        if self.guard is None and is_guarded(self.guest.path):
+            reason = "guest.json does not name its supervisor"
+            raise UnkillableError("watch", f"guest {self.guest.words()}", reason, "try again")
+        self._child = self._open("child")
+        self._add(self._child, "its process")
+        self._add_carriers()
 
     def _open(self, who: str) -> int | None:
         """Open a process that guest.json names; raises LockError if its writer could not end it.

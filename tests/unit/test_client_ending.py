@@ -213,3 +213,15 @@ def test_no_descriptor_is_left_behind(tmp_path: Path, start: Start) -> None:
         with Witnesses(finding.Guest(made.path, guarded=True)):
             assert len(os.listdir("/proc/self/fd")) == before + 2
         assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="the directory of another user needs root")
+def test_a_refusal_leaves_no_descriptor_behind(tmp_path: Path, start: Start) -> None:
+    guard, child = start(user=USER), start()
+    fields = {**supervised_by(guard.pid), **child_of(child.pid)}
+    with Directory(str(tmp_path), fields) as made:
+        os.chown(made.path, USER, USER)
+        before = os.listdir("/proc/self/fd")
+        with pytest.raises(LockError, match=f"names process {child.pid}, "):
+            Witnesses(finding.Guest(made.path, guarded=True))
+        assert os.listdir("/proc/self/fd") == before
