@@ -21,8 +21,9 @@ _HEAD = f"""<!-- Written by the tests that provoke each line: {COMMAND} -->
 One line on standard error, `lock-supervisor: ` and then what is listed here, in the shape *cannot
 do this to that: the reason; what to do*. Names, paths, pids and times are examples (`/srv` is some
 directory, `5f2c1d3e-…` some guest's uuid, 4711 some process); look yours up by the words around
-them. *exit* is the exit code; a launcher reads code and line on `--ready-fd` after `ERROR`. What
-the control pipe answers is the same line in `desc`, and its parts in `fields`.
+them. *exit* is the exit code, *none* where nothing ends; a launcher reads code and line on
+`--ready-fd` after `ERROR`. What the control pipe answers is the same line in `desc`, and its parts
+in `fields`.
 
 Whatever is refused before a guest runs leaves nothing behind: no lease, no process, no byte of a
 disk changed. "Our own fault" is a bug, ours or a plugin's: please report the whole line.
@@ -52,4 +53,4 @@ def _chapter(subject: str, lines: Sequence[Line]) -> str:
 
 def _row(line: str, code: int, means: str) -> str:
     shown = line.replace("|", "\\|")
-    return f"| `{shown}` | {code} | {means} |"
+    return f"| `{shown}` | {code or 'none'} | {means} |"

@@ -105,8 +105,10 @@ class Maker:
         inner = Scope(self.scope.texts, given)
         verb, name, reason, advice = map(inner.pattern, self.fields)
         line = f"{re.escape(_CANNOT)}{verb}\\ {name}:\\ {reason}"
-        may_be_empty = re.fullmatch(advice, "") is not None
-        return f"{line}(?:;\\ {advice}){'?' if may_be_empty else ''}" if advice else line
+        if not advice:
+            return line
+        optional = re.fullmatch(advice, "")
+        return f"{line}(?:;\\ {advice})?" if optional else f"{line};\\ {advice}"
 
     def arguments(self, call: ast.Call) -> dict[str, ast.expr]:
         """Return what each parameter is given, defaults included."""
