@@ -95,6 +95,21 @@ def runtime_dir(option: str | None, config_option: str | None) -> str:
         raise ConfigError("use", f"runtime directory {chosen}", reason, "name it from /") from error
 
 
+def working_directory() -> str:
+    """Return where we are; unlike getcwd(3) this does not fail when that has been removed.
+
+    What is under a mount, or in one that is detached, shares its name with another directory. It
+    gets one that nothing has: a relative name must not mean another file to us than to QEMU.
+    """
+    path = os.readlink("/proc/self/cwd")
+    try:
+        if os.path.samestat(os.stat(path), os.stat(".")):
+            return path
+    except OSError:
+        pass  # removed, or out of reach
+    return f"{path} (gone, or covered by a mount)"
+
+
 def _load(path: str) -> dict[str, object]:
     """Parse the file; raises ConfigError with the line."""
     import tomllib  # 13 ms, and most machines have no such file

@@ -14,7 +14,8 @@ from lockplugins.contract import LeaseUnknownError, ResourceType
 from supervisor import client
 from supervisor.cli import candidates
 from supervisor.cli.guests import find
-from supervisor.cli.options import located, path, working_directory
+from supervisor.cli.options import located, path
+from supervisor.config import working_directory
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

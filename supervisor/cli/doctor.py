@@ -11,9 +11,8 @@ import os
 import click
 
 from lockplugins.contract import LockError, Mode
-from supervisor import config
-from supervisor.cli import render, specify
-from supervisor.cli.options import working_directory
+from supervisor import config, specify
+from supervisor.cli import render
 from supervisor.cli.run_options import ENDS_AT_COMMAND, describes_a_guest
 from supervisor.config import Config
 from supervisor.discovery import disks
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
     from typing import TypeVar, Unpack
 
     from lockplugins.contract import Resource
-    from supervisor.cli.specify import Given
+    from supervisor.specify import Given
 
     Value = TypeVar("Value")
 
@@ -97,7 +96,7 @@ def _unleased(command: tuple[str, ...], guest: GuestSpec) -> list[str]:
         return []
 
     def look() -> list[str]:
-        found = disks.discover(command, working_directory(), allow_outside=True)
+        found = disks.discover(command, config.working_directory(), allow_outside=True)
         leased = {os.path.realpath(r.path) for r in guest.resources if r.mode == Mode.EXCLUSIVE}
         written = [disk.path for disk in found if disk.mode == Mode.EXCLUSIVE]
         return [path for path in written if os.path.realpath(path) not in leased]

@@ -12,9 +12,9 @@ import click
 
 from lockplugins import registry
 from lockplugins.contract import Capability, Holder, LeaseState, LockError, Resource, ResourceType
-from supervisor import config, exitcodes, finding, holders
-from supervisor.cli import candidates, render, specify
-from supervisor.cli.options import located, path, working_directory
+from supervisor import config, exitcodes, finding, holders, specify
+from supervisor.cli import candidates, render
+from supervisor.cli.options import located, path
 from supervisor.cli.run_options import ENDS_AT_COMMAND, describes_a_guest
 from supervisor.discovery import disks
 from supervisor.holders import Known
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from typing import Unpack
 
     from lockplugins.contract import Plugin
-    from supervisor.cli.specify import Given
+    from supervisor.specify import Given
 
 _FREE = exitcodes.NO_SUCH_GUEST
 _HOLDS_NOTHING = {"no_discover": True, "disk": (), "lease": (), "domain_xml": None}
@@ -152,7 +152,7 @@ def _subject(plugin: Plugin, text: str) -> Resource:
     """Return what `who` is asked about: a guest, if the plugin leases such, or a disk."""
     if is_uuid(text.lower()) and Capability.VM in plugin.capabilities:
         return Resource(text.lower(), resource_type=ResourceType.VM)
-    return Resource(os.path.join(working_directory(), text))
+    return Resource(os.path.join(config.working_directory(), text))
 
 
 def _question(plugin: str | None, config_file: str | None, base: str | None) -> GuestSpec:

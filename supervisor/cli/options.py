@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import click
 
 TYPE_CHECKING = False
@@ -64,18 +62,3 @@ def located(command: Callable[..., None]) -> Callable[..., None]:
         help="Where guests are recorded; also $LOCK_SUPERVISOR_RUNTIME_DIR.",
     )
     return file(runtime_dir(command))
-
-
-def working_directory() -> str:
-    """Return where we are; unlike getcwd(3) this does not fail when that has been removed.
-
-    What is under a mount, or in one that is detached, shares its name with another directory. It
-    gets one that nothing has: a relative name must not mean another file to us than to QEMU.
-    """
-    path = os.readlink("/proc/self/cwd")
-    try:
-        if os.path.samestat(os.stat(path), os.stat(".")):
-            return path
-    except OSError:
-        pass  # removed, or out of reach
-    return f"{path} (gone, or covered by a mount)"

@@ -16,15 +16,15 @@ from supervisor import exitcodes
 from supervisor.cli import launcher
 from supervisor.cli.render import usage
 from supervisor.cli.run_options import ENDS_AT_COMMAND, describes_a_guest
-from supervisor.cli.specify import build
 from supervisor.discovery import disks
 from supervisor.spec import render
+from supervisor.specify import build
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn, Unpack
 
-    from supervisor.cli.specify import Given
+    from supervisor.specify import Given
 
 
 class RunCommand(click.Command):

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from supervisor import spec
-    from supervisor.cli.specify import Given
+    from supervisor.specify import Given
 
 
 @pytest.fixture

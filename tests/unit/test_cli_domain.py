@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from lockplugins.contract import ConfigError, LockError
-from supervisor.cli import specify
+from supervisor import specify
 from tests.support.specifying import configured, given, paths
 
 if TYPE_CHECKING:

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from lockplugins.contract import ConfigError, LockError
-from supervisor import spec
-from supervisor.cli import specify
+from supervisor import spec, specify
 from tests.support.specifying import configured, given, paths
 
 if TYPE_CHECKING:

@@ -29,6 +29,7 @@ ARROWS: dict[str, set[str]] = {
     "supervisor.cli": {
         "supervisor.discovery",
         "supervisor.doctor",
+        "supervisor.specify",
         "supervisor.config",
         "supervisor.client",
         "supervisor.rundir",
@@ -72,6 +73,14 @@ ARROWS: dict[str, set[str]] = {
     },
     "supervisor.holders": {"supervisor.rundir", RECORDS},
     "supervisor.waiting_line": {"supervisor.holders"},
+    # What both a command line and a program's calls become: so neither has its own.
+    "supervisor.specify": {
+        "supervisor.discovery",
+        "supervisor.config",
+        SPEC,
+        REGISTRY,
+        LOADING,
+    },
     "supervisor.config": {"supervisor.rundir", SPEC, REGISTRY, LOADING},
     "supervisor.manager": {"supervisor.client", "supervisor.rundir", SPEC, "lockplugins"},
     "supervisor.domain_lock": {"supervisor.client", "supervisor.rundir", SPEC, "lockplugins"},

@@ -1,7 +1,7 @@
 """What will the guard be told? From options, configuration and discovery to a GuestSpec.
 
-The command line wins over the configuration. It must not touch a disk beyond
-reading image headers, nor ask a lock manager.
+The command line, or a program's parameters, win over the configuration. It must not touch a
+disk beyond reading image headers, nor ask a lock manager.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import os
 from lockplugins import loading, registry
 from lockplugins.contract import Capability, ConfigError, LockError, Mode, Resource, shown
 from supervisor import config
-from supervisor.cli.options import working_directory
 from supervisor.discovery import disks, domain_xml, lockd
 from supervisor.spec import NAME_BYTES, GuestSpec, check_name, check_uuid, parse_lease
 
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from supervisor.discovery.domain_xml import Domain
 
     class Given(TypedDict):
-        """What was given on the command line; None where an option was left out."""
+        """What was given, as `run`'s options; None where one was left out."""
 
         name: str | None
         uuid: str | None
@@ -141,7 +140,7 @@ def _domain(given: Given, settings: Config) -> Domain:
 
 def _disks(given: Given, settings: Config, domain: Domain) -> list[Disk]:
     """Return the disks to lease: those of --disk, of --domain-xml, then those of the arguments."""
-    cwd, command = working_directory(), given["command"]
+    cwd, command = config.working_directory(), given["command"]
     named = [disks.parse_disk_option(text, cwd) for text in given["disk"]]
     if not discovers(given, settings):
         return named
@@ -168,7 +167,7 @@ def _canonical(found: Iterable[Disk], leases: Iterable[Resource]) -> list[Resour
             resource.mode, resource.found_in = disk.mode, found_in
     explicit: dict[tuple[object, ...], Resource] = {}
     for lease in leases:
-        lease.path = os.path.join(working_directory(), lease.path) if lease.path else ""
+        lease.path = os.path.join(config.working_directory(), lease.path) if lease.path else ""
         explicit[str(lease.lockspace), str(lease.key), lease.path, lease.offset_bytes] = lease
     return [
         *sorted(merged.values(), key=lambda disk: (os.path.realpath(disk.path), disk.path)),
@@ -219,7 +218,9 @@ def _require_leases(
     reason, advice = "it has no lease, and require_lease_for_disks is set", "name it with --disk"
     command, found = given["command"], domain.disks
     if disks.is_qemu(command[0]):
-        found = found + disks.discover(command, working_directory(), allow_outside=bool(leased))
+        found = found + disks.discover(
+            command, config.working_directory(), allow_outside=bool(leased)
+        )
     elif given["domain_xml"] is None and not (leasing and leased):
         raise ConfigError("start", command[0], reason, advice)
     for disk in found:
