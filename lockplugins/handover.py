@@ -48,12 +48,22 @@ class Handover:
         """Source, its guest stopped for good: be ready to lose, to this destination alone."""
         raise NotImplementedError
 
+    def has_lost(self) -> bool:
+        """Source, after `hand_over`: return, when it is known, whether the destination has owned.
+
+        Blocks, on a thread of its own, beside other calls.
+        """
+        raise NotImplementedError
+
     def take_back(self) -> None:
-        """Source: end the attempt, owner as before; raises LockError, and nothing has changed."""
+        """Source: end the attempt, owner as before; raises LockError, and nothing has changed.
+
+        Refused when a destination is there, and for good when one has owned.
+        """
         raise NotImplementedError
 
     def complete_in(self, nonce: str, told: str) -> None:
-        """Destination: be the owner, all or nothing, never waiting for the source's end.
+        """Destination: take what the owner has, all or nothing; then `confirm` makes it that.
 
         Raises LeaseHeldError while the source has not handed over, ConfigError
         if another guest's or attempt's source was told so.
@@ -62,6 +72,13 @@ class Handover:
 
     def let_go(self) -> None:
         """Destination: undo `complete_in`, and wait as before."""
+        raise NotImplementedError
+
+    def confirm(self) -> None:
+        """Destination: be the owner, and have the source know it, were we gone before it looks.
+
+        Never waits for the source's end, nor long for one that does not look.
+        """
         raise NotImplementedError
 
     def become_sole(self) -> None:
@@ -98,6 +115,9 @@ class Composite(Handover):
         for part in self._parts:
             part.hand_over()
 
+    def has_lost(self) -> bool:
+        return max(part.has_lost() for part in self._parts)
+
     def take_back(self) -> None:
         self._each(lambda part: part.take_back(), lambda part: part.hand_over())
 
@@ -110,6 +130,10 @@ class Composite(Handover):
     def let_go(self) -> None:
         for part in reversed(self._parts):
             part.let_go()
+
+    def confirm(self) -> None:
+        for part in self._parts:
+            part.confirm()
 
     def become_sole(self) -> None:
         for part in self._parts:

@@ -4,9 +4,8 @@ The destination first has a *ticket*, byte 2 alone, where sharers of ours go:
 so there is one destination. The source, its guest stopped for good, makes its
 lock on byte 0 shared; the destination then shares it, and owns the disks. When
 the source is gone its own lock becomes exclusive. A lock on byte 0 that
-forbids writers is held throughout, by one or by both. Who prepared says so by
-a lock far beyond any image, which names the attempt: a cookie of another one is
-refused. It must not know when a guest has stopped.
+forbids writers is held throughout, by one or by both. It must not know when a
+guest has stopped.
 
 Does not keep out one who shares byte 0 and does not look at byte 2 (libvirt's
 <shareable/>): the destination does not become the owner beside him.
@@ -14,6 +13,7 @@ Does not keep out one who shares byte 0 and does not look at byte 2 (libvirt's
 
 from __future__ import annotations
 
+import _thread
 import fcntl
 
 from lockplugins.contract import (
@@ -24,8 +24,8 @@ from lockplugins.contract import (
     LockError,
     Mode,
 )
+from lockplugins.file import steps
 from lockplugins.file.attempt import Attempt
-from lockplugins.file.names import sha256
 from lockplugins.handover import Handover
 from lockplugins.kernel_locks import books
 from lockplugins.kernel_locks.lockfile import (
@@ -35,6 +35,7 @@ from lockplugins.kernel_locks.lockfile import (
     SHARERS_BYTE,
     TICKET,
     TRIES,
+    UNDECIDED_BYTE,
     WRITE,
     LockFile,
     Refusal,
@@ -50,11 +51,7 @@ if TYPE_CHECKING:
 
     Take = Callable[[Sequence[Resource], float | None, Make], list[Lease]]
 
-ATTEMPTS_BYTE = 1 << 60  # plus the nonce: below 2^61, where doctor tries locks
-_NEXT, _OR = ",."
-_HASHED = 12  # hexadecimal digits
 _LONGEST_TOLD = 3500  # a cookie has less than 4 KiB
-_VERB = "complete the migration of"
 
 
 class Claim(Attempt):
@@ -85,6 +82,9 @@ class FileHandover(Handover):
         self._claim: Claim | None = None
         self._attempt_byte = 0
         self._lowered: list[Lease] = []
+        self._lost = False
+        self._verdict = _thread.allocate_lock()  # free when it is known whether we have lost
+        self._verdict.acquire()
 
     def await_in(
         self, resources: Sequence[Resource], copied: Collection[str], wait_until: float | None
@@ -98,6 +98,9 @@ class FileHandover(Handover):
         leases = self._take(resources, wait_until, claim)
         self._wait()
         return leases
+
+    def _handed(self) -> list[LockFile]:
+        return [file for file in self._files() if file.is_handed]
 
     def _wait(self) -> None:
         for lease, files in self._leases.items():
@@ -115,11 +118,11 @@ class FileHandover(Handover):
                 why, advice = "its source still shares it", "try again, or see who DISK"
                 raise LockError("hand over", file.name, why, advice)
         own = [x for x in self._leases.items() if x[0].mode == Mode.EXCLUSIVE]
-        told = _NEXT.join(_told(lease, files) for lease, files in own)
+        told = steps.NEXT.join(steps.told(lease, files) for lease, files in own)
         if len(told) > _LONGEST_TOLD:
             why = f"{len(self._leases)} disks are more than a cookie can tell of"
             raise LockError("hand over", "the guest's disks", why, "migrate it with fewer")
-        self._attempt_byte = _byte_of(nonce)
+        self._attempt_byte = steps.byte_of(nonce)
         for file in files:
             if not file.set(READ, self._attempt_byte):
                 self._end_attempt()
@@ -144,13 +147,29 @@ class FileHandover(Handover):
             lease.mode = Mode.EXCLUSIVE
         self._lowered = []
 
+    def has_lost(self) -> bool:
+        self._lost = steps.is_decided(self._handed())
+        if self._lost:
+            self._end_attempt()  # so that the destination goes on
+        self._verdict.release()
+        return self._lost
+
     def take_back(self) -> None:
-        handed = [file for file in self._files() if file.is_handed]
+        handed = self._handed()
         tries = TRIES
         while refusal := self._retake(handed):
             tries -= 1
             advice = "its guest stays fenced; cancel at the destination first, then try again"
             books.judge(refusal, "", tries, "take back", advice)
+        if handed and not self._verdict.acquire(timeout=steps.ACK_S):
+            steps.share_again(handed)
+            why, advice = "it cannot be told whether its destination has owned them", "try again"
+            raise LeaseUnknownError("take back", "the guest's disks", why, advice)
+        if self._lost:
+            steps.share_again(handed)
+            self._verdict.release()
+            why = "its destination has owned them since, and may have written"
+            raise LockError("take back", "the guest's disks", why, "end it with complete-out")
         for file in handed:
             file.mode = Mode.EXCLUSIVE
         self._raise()
@@ -164,52 +183,59 @@ class FileHandover(Handover):
         """
         for index, file in enumerate(handed):
             if not file.set(WRITE, LEASE_BYTE):
-                return _share_again(handed[:index], Refusal(file, TICKET, WRITE, LEASE_BYTE))
+                steps.share_again(handed[:index])
+                return Refusal(file, TICKET, WRITE, LEASE_BYTE)
         for file in handed:
             if file.conflict(READ, SHARERS_BYTE):
-                return _share_again(handed, Refusal(file, TICKET, READ, SHARERS_BYTE))
+                steps.share_again(handed)
+                return Refusal(file, TICKET, READ, SHARERS_BYTE)
         return None
 
     def _end_attempt(self) -> None:
         for file in self._files():
             file.set(FREE, self._attempt_byte)
+            file.set(FREE, UNDECIDED_BYTE)
 
     def complete_in(self, nonce: str, told: str) -> None:
         self._check(told)
-        awaited = [file for file in self._files() if file.is_handed]
+        awaited = self._handed()
         tries = TRIES
-        while refusal := _share(awaited):
+        while refusal := steps.share(awaited):
             tries -= 1
-            books.judge(refusal, "", tries, _VERB, "let the source's migration end first")
+            books.judge(refusal, "", tries, steps.VERB, "let the source's migration end first")
         try:
             for file in awaited:
-                _look_around(file, _byte_of(nonce))
+                steps.look_around(file, steps.byte_of(nonce))
             if self._claim is not None and not self._claim.still_named():
                 why = "its files were replaced while the guest was awaited"
-                raise LeaseUnknownError(_VERB, "the guest", why, "see who does that")
+                raise LeaseUnknownError(steps.VERB, "the guest", why, "see who does that")
         except LockError:
-            _let_go(awaited)
+            steps.let_go(awaited)
             raise
+        self._attempt_byte = steps.byte_of(nonce)
         for file in awaited:
             file.mode = Mode.SHARED
         self._lower([lease for lease in self._leases if lease.state == LeaseState.PENDING])
 
+    def confirm(self) -> None:
+        steps.decide(self._handed(), self._attempt_byte)
+
     def _check(self, told: str) -> None:
         """Raise ConfigError unless the source was told of every disk that is awaited."""
-        known = set(told.replace(_NEXT, _OR).split(_OR))
+        known = set(told.replace(steps.NEXT, steps.OR).split(steps.OR))
         for lease, files in self._leases.items():
             if lease.state == LeaseState.PENDING and known.isdisjoint(
-                _told(lease, files).split(_OR)
+                steps.told(lease, files).split(steps.OR)
             ):
                 why = "the cookie is of a guest without it"
                 advice = "give the one that this guest's source has printed"
-                raise ConfigError(_VERB, f"{lease.type} {lease.resource}", why, advice)
+                raise ConfigError(steps.VERB, f"{lease.type} {lease.resource}", why, advice)
 
     def let_go(self) -> None:
-        awaited = [file for file in self._files() if file.is_handed]
-        _let_go(awaited)
+        awaited = self._handed()
+        steps.let_go(awaited)
         for file in awaited:
-            file.mode = TICKET
+            file.lock(TICKET)
         self._raise()
         self._wait()
 
@@ -219,47 +245,5 @@ class FileHandover(Handover):
                 file.set(WRITE, LEASE_BYTE, command=fcntl.F_OFD_SETLKW)
                 file.mode = Mode.EXCLUSIVE
                 file.settle()
+                file.set(FREE, UNDECIDED_BYTE)
         self._raise()
-
-
-def _byte_of(nonce: str) -> int:
-    return ATTEMPTS_BYTE + int(nonce, 16)
-
-
-def _told(lease: Lease, files: list[LockFile]) -> str:
-    """Return a disk as a cookie tells of it: by name, or by device and inode on the same host."""
-    device, inode = files[0].identity
-    words = (f"{lease.type} {lease.resource} {lease.lease}", f"{device} {inode}")
-    return _OR.join(sha256(word.encode("utf-8", "surrogateescape"))[:_HASHED] for word in words)
-
-
-def _share(files: list[LockFile]) -> Refusal | None:
-    """Share byte 0 of all, or of none."""
-    for index, file in enumerate(files):
-        if not file.set(READ, LEASE_BYTE):
-            _let_go(files[:index])
-            return Refusal(file, Mode.SHARED, READ, LEASE_BYTE)
-    return None
-
-
-def _let_go(files: list[LockFile]) -> None:
-    for file in files:
-        file.set(FREE, LEASE_BYTE)
-
-
-def _share_again(files: list[LockFile], refusal: Refusal) -> Refusal:
-    for file in files:
-        file.set(READ, LEASE_BYTE)  # less than it is: not refused
-    return refusal
-
-
-def _look_around(file: LockFile, attempt_byte: int) -> None:
-    """Raise LeaseHeldError if anybody shares the file but the source of this very attempt."""
-    stranger = books.beside_source(file.fd, attempt_byte)
-    if stranger is None:
-        other = file.conflict(WRITE, LEASE_BYTE) and not file.conflict(WRITE, attempt_byte)
-        stranger = books.unseen(Mode.SHARED) if other else None
-    if stranger is not None:
-        why = f"{file.name} is shared by {stranger.description}, not by the cookie's source"
-        advice = "end that, or give the cookie that its source printed last"
-        raise LeaseHeldError(_VERB, "the guest", why, advice, stranger)

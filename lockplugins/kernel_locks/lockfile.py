@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 LEASE_BYTE = 0
 SHARERS_BYTE = 2
+UNDECIDED_BYTE = 1 << 59  # a migration's; far beyond any image
 
 # Looks at a holder that was gone before it could be named, or at a file that was replaced.
 TRIES = 4
@@ -47,7 +48,7 @@ STRENGTH = (Mode.SHARED, TICKET, Mode.EXCLUSIVE)
 _BYTES = {
     Mode.EXCLUSIVE: ((WRITE, LEASE_BYTE),),
     Mode.SHARED: ((READ, SHARERS_BYTE), (READ, LEASE_BYTE)),
-    TICKET: ((WRITE, SHARERS_BYTE),),
+    TICKET: ((WRITE, SHARERS_BYTE), (WRITE, UNDECIDED_BYTE)),
 }
 _SEEK_SET = 0
 _FLOCK = "hhqqi4x"  # struct flock of fcntl_locking(2)
@@ -169,6 +170,7 @@ class LockFile:
     def unlock(self) -> None:
         """Free the file at once, whatever copies of the descriptor exist; raises LockError."""
         self.set(FREE, LEASE_BYTE, SHARERS_BYTE + 1)
+        self.set(FREE, UNDECIDED_BYTE)
         self.mode = None
 
     def close(self) -> None:

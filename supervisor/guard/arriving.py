@@ -65,9 +65,8 @@ class Arrival:
                 why = "QEMU has not got all of the guest yet"
                 again(self._migration.error(why, "let the migration end first"))
             else:
-                job = self._migration.handover.complete_in
                 self._supervisor.jobs.submit(
-                    lambda: self._migration.publish_after(lambda: job(nonce, told)), owned
+                    lambda: self._migration.publish_after(lambda: self._own(nonce, told)), owned
                 )
 
         def owned(_result: object, error: BaseException | None) -> None:
@@ -82,6 +81,11 @@ class Arrival:
                 done({})
 
         attempt()
+
+    def _own(self, nonce: str, told: str) -> None:
+        """Take what the owner has, and be it (jobs thread)."""
+        self._migration.handover.complete_in(nonce, told)
+        self._migration.handover.confirm()
 
     def _arrive(self) -> None:
         """Destination: it is the owner; when the source is gone, the only holder."""

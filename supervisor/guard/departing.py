@@ -85,6 +85,8 @@ class Departure:
         def handed(_result: object, error: BaseException | None) -> None:
             if error is None:
                 self._supervisor.happen(Event.HANDED)
+                # Who takes leases back asks the plugin whether that has returned.
+                self._supervisor.jobs.apart(self._migration.handover.has_lost, lambda *_: None)
             else:  # the owner still, fenced: complete-out and cancel are both left
                 self._migration.say(str(error))
 

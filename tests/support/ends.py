@@ -12,10 +12,11 @@ import pytest
 
 from lockplugins.contract import Mode, Resource
 from lockplugins.file.plugin import FilePlugin
-from tests.support.locking import CopyingCarrier
+from tests.support.locking import CopyingCarrier, on_a_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from concurrent.futures import Future
     from pathlib import Path
 
     from lockplugins.contract import Lease
@@ -41,6 +42,15 @@ class End:
     def wait(self, *disks: Path, mode: str = Mode.EXCLUSIVE, copied: tuple[str, ...] = ()) -> None:
         resources = [Resource(str(disk), mode) for disk in disks]
         self.leases = self.side.await_in(resources, copied, None)
+
+    def hand_over(self) -> Future[bool]:
+        """Hand over, and wait on a thread for what becomes of it, as the guard does."""
+        self.side.hand_over()
+        return on_a_thread(self.side.has_lost)
+
+    def complete_in(self, nonce: str, told: str) -> None:
+        self.side.complete_in(nonce, told)
+        self.side.confirm()
 
     def said(self) -> list[tuple[str, str]]:
         return [(lease.mode, lease.state) for lease in self.leases]

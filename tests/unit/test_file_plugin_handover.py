@@ -41,10 +41,10 @@ def test_the_disk_changes_hands_without_a_gap(source: End, target: End, disk: Pa
     assert target.said() == [(Mode.EXCLUSIVE, LeaseState.PENDING)]
     told = source.side.prepare(NONCE)
     assert below_qemus(disk) == [*ALONE, ("WRITE", 2, "2")]
-    source.side.hand_over()
+    source.hand_over()
     assert source.said() == [(Mode.SHARED, LeaseState.HELD)]
     assert below_qemus(disk) == SHARED_BY_SOURCE
-    target.side.complete_in(NONCE, told)
+    target.complete_in(NONCE, told)
     assert target.said() == [(Mode.SHARED, LeaseState.HELD)]
     sole = on_a_thread(target.side.become_sole)
     assert not sole.done()
@@ -66,7 +66,7 @@ def test_the_destination_gets_nothing_while_the_source_owns(
     if not prepared:
         source.side.take_back()
     with pytest.raises(LeaseHeldError, match=f"held by process {os.getpid()}"):
-        target.side.complete_in(NONCE, told)
+        target.complete_in(NONCE, told)
     assert target.said() == [(Mode.EXCLUSIVE, LeaseState.PENDING)]
     assert below_qemus(disk) == [*ALONE, ("WRITE", 2, "2")]
 
@@ -77,9 +77,9 @@ def test_the_source_gone_the_destination_is_the_only_holder(
     source.own(disk)
     target.wait(disk)
     told = source.side.prepare(NONCE)
-    source.side.hand_over()
+    source.hand_over()
     source.die()
-    target.side.complete_in(NONCE, told)
+    target.complete_in(NONCE, told)
     target.side.become_sole()
     assert below_qemus(disk) == ALONE
 
@@ -93,7 +93,7 @@ def test_a_second_destination_and_sharers_of_ours_are_refused(
     with pytest.raises(LeaseHeldError, match="exclusive lease for disk"):
         second.wait(disk)
     source.side.prepare(NONCE)
-    source.side.hand_over()
+    source.hand_over()
     for mode in Mode.ALL:
         with pytest.raises(LeaseHeldError):
             second.own(disk, mode=mode)
@@ -106,11 +106,12 @@ def test_the_source_takes_its_leases_back_when_no_destination_is_left(
     source.own(disk)
     target.wait(disk)
     source.side.prepare(NONCE)
-    source.side.hand_over()
+    lost = source.hand_over()
     with pytest.raises(LeaseHeldError, match="cancel at the destination first"):
         source.side.take_back()
     assert below_qemus(disk) == SHARED_BY_SOURCE
     target.die()
+    assert lost.result(DEADLINE_S) is False
     source.side.take_back()
     assert source.said() == [(Mode.EXCLUSIVE, LeaseState.HELD)]
     assert below_qemus(disk) == ALONE
@@ -123,11 +124,56 @@ def test_the_source_takes_nothing_back_from_a_destination_that_owns(
     source.own(disk)
     target.wait(disk)
     told = source.side.prepare(NONCE)
-    source.side.hand_over()
-    target.side.complete_in(NONCE, told)
+    source.hand_over()
+    target.complete_in(NONCE, told)
     with pytest.raises(LeaseHeldError):
         source.side.take_back()
     assert below_qemus(disk) == [("READ", 0, "0"), ("READ", 0, "0"), ("WRITE", 2, "2")]
+
+
+def test_the_source_takes_nothing_back_from_a_destination_that_has_owned_and_is_gone(
+    source: End, target: End, disk: Path
+) -> None:
+    source.own(disk)
+    target.wait(disk)
+    told = source.side.prepare(NONCE)
+    lost = source.hand_over()
+    target.complete_in(NONCE, told)
+    target.die()
+    assert lost.result(DEADLINE_S) is True
+    for _ in range(2):
+        with pytest.raises(LockError, match="its destination has owned them since"):
+            source.side.take_back()
+        assert below_qemus(disk) == [("READ", 0, "0")]
+
+
+def test_an_attempt_whose_destination_is_gone_has_no_other_one(
+    source: End, target: End, disk: Path, ends: Callable[..., End]
+) -> None:
+    source.own(disk)
+    target.wait(disk)
+    source.side.prepare(NONCE)
+    lost = source.hand_over()
+    target.die()
+    assert lost.result(DEADLINE_S) is False
+    with pytest.raises(LeaseHeldError):
+        ends().wait(disk)
+    source.side.take_back()
+    ends().wait(disk)
+    assert below_qemus(disk) == [*ALONE, ("WRITE", 2, "2")]
+
+
+def test_a_source_that_nobody_watches_keeps_what_it_cannot_tell(
+    source: End, target: End, disk: Path
+) -> None:
+    source.own(disk)
+    target.wait(disk)
+    source.side.prepare(NONCE)
+    source.side.hand_over()
+    target.die()
+    with pytest.raises(LeaseUnknownError, match="cannot be told"):
+        source.side.take_back()
+    assert below_qemus(disk) == [("READ", 0, "0")]
 
 
 def test_all_disks_or_none(source: End, target: End, disk: Path, tmp_path: Path) -> None:
@@ -135,11 +181,11 @@ def test_all_disks_or_none(source: End, target: End, disk: Path, tmp_path: Path)
     source.own(disk, second)
     target.wait(disk, second)
     told = source.side.prepare(NONCE)
-    source.side.hand_over()
+    source.hand_over()
     lock = source.plugin._held[os.stat(second).st_dev, os.stat(second).st_ino]
     assert lock.lock(Mode.EXCLUSIVE) is None
     with pytest.raises(LeaseHeldError):
-        target.side.complete_in(NONCE, told)
+        target.complete_in(NONCE, told)
     assert below_qemus(disk) == SHARED_BY_SOURCE
     assert {state for _, state in target.said()} == {LeaseState.PENDING}
 
@@ -164,8 +210,8 @@ def test_until_it_is_the_only_holder_the_destination_keeps_its_leases_as_they_ar
     source.own(disk)
     target.wait(disk)
     told = source.side.prepare(NONCE)
-    source.side.hand_over()
-    target.side.complete_in(NONCE, told)
+    source.hand_over()
+    target.complete_in(NONCE, told)
     for attempt in (
         lambda: target.plugin.release(target.leases[0]),
         lambda: target.plugin.acquire([Resource(str(disk))], None),
@@ -184,14 +230,14 @@ def test_with_a_lock_file_of_its_own_and_one_that_is_replaced(
     source.own(disk)
     target.wait(disk)
     told = source.side.prepare(NONCE)
-    source.side.hand_over()
+    source.hand_over()
     (name,) = os.listdir(lockspace)
     assert below_qemus(lockspace / name) == SHARED_BY_SOURCE
     os.rename(lockspace / name, tmp_path / "away")
     with pytest.raises(LeaseUnknownError, match="replaced"):
-        target.side.complete_in(NONCE, told)
+        target.complete_in(NONCE, told)
     os.rename(tmp_path / "away", lockspace / name)
-    target.side.complete_in(NONCE, told)
+    target.complete_in(NONCE, told)
 
 
 def test_more_disks_than_a_cookie_tells_of_are_refused_in_words(
@@ -212,9 +258,12 @@ def test_a_composite_hands_over_all_of_its_parts(disk: Path) -> None:
     target.migration().await_in([Resource(str(disk))], (), None)
     told = source.migration().prepare(NONCE)
     source.migration().hand_over()
+    lost = on_a_thread(source.migration().has_lost)
     target.migration().complete_in(NONCE, told)
     target.migration().let_go()
     assert below_qemus(disk) == SHARED_BY_SOURCE
     target.migration().complete_in(NONCE, told)
+    target.migration().confirm()
+    assert lost.result(DEADLINE_S) is True
     with pytest.raises(LeaseHeldError):
         source.migration().take_back()

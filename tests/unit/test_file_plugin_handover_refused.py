@@ -27,12 +27,12 @@ def test_the_cookie_of_another_attempt_is_refused(source: End, target: End, disk
     source.side.take_back()
     target.wait(disk)
     assert source.side.prepare(NONCE) == told
-    source.side.hand_over()
+    source.hand_over()
     with Locker(disk, kind=READ, byte=(1 << 60) + 1):  # of no interest to anybody
         with pytest.raises(LeaseHeldError, match="not by the cookie's source"):
-            target.side.complete_in(OTHER_NONCE, told)
+            target.complete_in(OTHER_NONCE, told)
         assert below_qemus(disk) == SHARED_BY_SOURCE
-        target.side.complete_in(NONCE, told)
+        target.complete_in(NONCE, told)
 
 
 def test_the_cookie_of_other_disks_is_refused(
@@ -41,10 +41,10 @@ def test_the_cookie_of_other_disks_is_refused(
     other = image(tmp_path / "other")
     source.own(other)
     told = source.side.prepare(NONCE)
-    source.side.hand_over()
+    source.hand_over()
     target.wait(disk)
     with pytest.raises(ConfigError, match=f"disk {disk}: the cookie is of a guest without it"):
-        target.side.complete_in(NONCE, told)
+        target.complete_in(NONCE, told)
     assert below_qemus(disk) == [("WRITE", 2, "2")]
 
 
@@ -56,8 +56,8 @@ def test_another_name_of_the_same_disk_will_do(
     source.own(disk)
     target.wait(link)
     told = source.side.prepare(NONCE)
-    source.side.hand_over()
-    target.side.complete_in(NONCE, told)
+    source.hand_over()
+    target.complete_in(NONCE, told)
 
 
 @pytest.mark.parametrize("posix", [False, True])
@@ -68,12 +68,12 @@ def test_a_stranger_who_shares_byte_0_is_named_and_the_destination_does_not_own(
     source.own(disk)
     target.wait(disk)
     told = source.side.prepare(NONCE)
-    source.side.hand_over()
+    source.hand_over()
     with Locker(disk, kind=READ, posix=posix) as stranger:
         assert stranger.held
         if alone:
             source.die()
         with pytest.raises(LeaseHeldError, match=f"shared by process {stranger.pid} "):
-            target.side.complete_in(NONCE, told)
+            target.complete_in(NONCE, told)
         assert ("WRITE", 2) in [(lock.mode, lock.first) for lock in proclocks.locks(disk)]
-    target.side.complete_in(NONCE, told)
+    target.complete_in(NONCE, told)
