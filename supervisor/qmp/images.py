@@ -86,16 +86,19 @@ class OpenImages:
         """Call `then(answer, reason)`: does QEMU have `path` open? None when it cannot be told.
 
         Asks QEMU, which runs as `pid`, and looks at its descriptors, since the
-        name by which it opened a file may have gone. Without a monitor the
-        answer is no: the caller's word is taken.
+        name by which it opened a file may have gone, and persistent memory is
+        no block node. Without a monitor the answer is no: the caller's word is taken.
         """
+        if self._monitor is None:
+            then(False, "")
+            return
 
         def asked(paths: list[str], reason: str | None) -> None:
             if reason is not None:
                 then(None, reason)
                 return
             self._apart(
-                lambda: bool(paths) and (not _unknown([path], paths) or _has_open(pid, path)),
+                lambda: not _unknown([path], paths) or _has_open(pid, path),
                 lambda found, error: then(found, f"our own fault: {error!r}"),
             )
 

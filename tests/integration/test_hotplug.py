@@ -166,6 +166,19 @@ def test_the_disk_of_the_command_line_is_not_released_while_it_is_open(machine: 
     assert proclocks.bytes_locked(own) == HELD
 
 
+def test_persistent_memory_is_not_released_while_it_is_mapped(
+    guards: Guards, disk: str, require: Callable[[str], str]
+) -> None:
+    command = [require("qemu-system-x86_64"), "-accel", "tcg", "-machine", "q35,nvdimm=on", "-S"]
+    command += ["-m", "64,slots=1,maxmem=1G", "-display", "none", "-nodefaults"]  # and no drive
+    command += ["-object", f"memory-backend-file,id=m,mem-path={disk},size=1M,share=on"]
+    guard = guards.run(disk, command=[*command, "-device", "nvdimm,memdev=m"])
+    refused = pytest.raises(Refused, match="QEMU has it open")
+    with Wire(f"{guard.path}/control") as control, refused:
+        control.execute("release-resource", {"type": "disk", "path": disk})
+    assert proclocks.bytes_locked(disk) == HELD
+
+
 def test_what_another_guest_holds_is_not_attached(
     machine: Machine, guards: Guards, disk: str
 ) -> None:
