@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lockplugins.contract import Capability, Lease, Plugin
+from lockplugins.handover import Handover
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -13,10 +14,13 @@ if TYPE_CHECKING:
 
 
 class FaultyPlugin(Plugin):
-    """Acquires nothing well, and anything badly."""
+    """Acquires nothing well, and anything badly; hands nothing over."""
 
     name = "faulty"
     capabilities = (Capability.RESOURCES, Capability.HOTPLUG)
+
+    def migration(self) -> Handover:
+        return Handover()
 
     def acquire(self, resources: Sequence[Resource], wait_until: float | None) -> list[Lease]:  # noqa: ARG002  # the contract's signature
         if resources:

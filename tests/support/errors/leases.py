@@ -4,28 +4,45 @@ from __future__ import annotations
 
 import os
 import subprocess
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lockplugins.contract import Mode, Plugin, Resource, ResourceType
 from lockplugins.file.plugin import FilePlugin
 from lockplugins.kernel_locks.lockfile import LockFile
 from tests.support.errors.world import NOBODY, Case, Said, raised, run
-from tests.support.locking import CopyingCarrier, Locker
+from tests.support.locking import READ, WRITE, CopyingCarrier, Locker
 from tests.support.loop import loop_device, second_node
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from tests.support.errors.world import Provoke, World
 
 # A stranger with a name: it locks byte 0 of its argument, says so, and keeps it.
-_BACKUP = """#!/usr/bin/python3
+_BACKUP = f"""#!/usr/bin/python3
 import fcntl, os, struct, sys
-fd = os.open(sys.argv[1], os.O_RDWR)
-fcntl.fcntl(fd, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", fcntl.F_WRLCK, 0, 0, 1, 0))
+fd, kind = os.open(sys.argv[2], os.O_RDWR), {{"read": {READ}, "write": {WRITE}}}[sys.argv[1]]
+fcntl.fcntl(fd, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", kind, 0, 0, 1, 0))
 os.write(1, b"locked")
 os.read(0, 1)
 """
+
+
+@contextmanager
+def stranger(disk: str, how: str = "write") -> Iterator[None]:
+    """Have a program called backup hold the disk's lock, beside which it stands."""
+    program = Path(disk).with_name("backup")
+    program.write_text(_BACKUP)
+    program.chmod(0o755)
+    pipe = subprocess.PIPE
+    with subprocess.Popen([program, how, disk], stdin=pipe, stdout=pipe) as running:
+        assert running.stdin is not None
+        assert running.stdout is not None
+        assert running.stdout.read(6) == b"locked"
+        yield
+        running.stdin.close()
 
 
 def held_by_a_guest(world: World) -> Said:
@@ -34,15 +51,8 @@ def held_by_a_guest(world: World) -> Said:
 
 
 def held_by_a_stranger(world: World) -> Said:
-    program = world.write("backup", _BACKUP, 0o755)
-    pipe = subprocess.PIPE
-    with subprocess.Popen([program, world.disk], stdin=pipe, stdout=pipe) as stranger:
-        assert stranger.stdin is not None
-        assert stranger.stdout is not None
-        assert stranger.stdout.read(6) == b"locked"
-        found = world.says("run", "--disk", "disk.raw", "true")
-        stranger.stdin.close()
-    return found
+    with stranger(world.disk):
+        return world.says("run", "--disk", "disk.raw", "true")
 
 
 def still_held_after_a_wait(world: World) -> Said:

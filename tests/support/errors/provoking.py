@@ -22,6 +22,7 @@ from tests.support.errors import (
     hotplug,
     leases,
     library,
+    migration,
     starting,
 )
 from tests.support.errors.world import UUID, Case, Said, World
@@ -38,6 +39,7 @@ SUBJECTS: dict[str, tuple[Case, ...]] = {
     "Leases that are not acquired": leases.CASES,
     "Disks that come and go": hotplug.CASES,
     "Finding, watching and ending guests": ending.CASES,
+    "Migration": migration.CASES,
     "Configuration": configuration.CASES,
     "The control pipe": control.CASES,
     "The guard": guard.CASES,

@@ -154,7 +154,8 @@ def _said(node: ast.expr, scope: Scope, source: Source, makers: Made) -> str:
         pattern = scope.pattern(node)
         return f"{pattern}(?:;\\ {HOLE})?" if _LINE.match(pattern) else ""
     if ast.unparse(node.func).rpartition(".")[2] in _USAGE_CLASSES:
-        return f"{_USAGE}{scope.pattern(node.args[0])}{HOLE}"
+        told = scope.pattern(node.args[0]).removesuffix(re.escape("."))
+        return f"{_USAGE}{told}{HOLE}"
     maker = makers.get(_full_name(node.func, source))
     return maker.line(node, scope) if maker else ""
 
