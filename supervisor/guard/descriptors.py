@@ -28,7 +28,7 @@ class Shelf:
     """Where our own descriptors go before the fork.
 
     `ending` are those that the child closes: the standard ones that the
-    launcher had closed, /dev/null here, and what is for the guard alone.
+    launcher had closed, /dev/null here.
     `limits` is the launcher's RLIMIT_NOFILE when it had to be raised. The
     child restores it.
     """
@@ -36,10 +36,7 @@ class Shelf:
     def __init__(self, argv: "Sequence[str]") -> None:
         self.ending = {fd for fd in _STANDARD if not _is_open(fd)}
         for fd in self.ending:
-            null = posix.open("/dev/null", posix.O_RDWR | posix.O_CLOEXEC)
-            if null != fd:
-                posix.dup2(null, fd, inheritable=False)
-                posix.close(null)
+            _occupy(fd, inheritable=False)
         digits = " ".join(argv).encode("utf-8", "surrogateescape").translate(_ONLY_DIGITS)
         self._taken = {int(run) for run in digits.split() if len(run) <= _LONGEST_NUMBER}
         self.limits: tuple[int, int] | None = None
@@ -49,13 +46,20 @@ class Shelf:
                 reason = f"RLIMIT_NOFILE is {self.limits[1]}, less than {FIRST_OWN + _ROOM}"
                 raise LockError("open", "the guard's descriptors", reason, "raise the hard limit")
 
-    def withhold(self, *fds: int | None) -> None:
-        """Keep descriptors of the launcher's from the guest; raises ConfigError if not open."""
+    def withhold(self, *fds: int | None) -> "list[int | None]":
+        """Take descriptors of the launcher's from the guest; returns where they are now.
+
+        A standard one is /dev/null from then on: were it closed, the guest's next file, or ours,
+        would be its output. Raises ConfigError if one is not open.
+        """
         given = {fd for fd in fds if fd is not None}
         for fd in given:
             if fd in self.ending or not _is_open(fd):
                 raise _not_open("the guard", fd)
-        self.ending |= given
+        own = {fd: self.lift(fd) for fd in given}
+        for fd in given.intersection(_STANDARD):
+            _occupy(fd, inheritable=True)
+        return [None if fd is None else own[fd] for fd in fds]
 
     def lift(self, fd: int) -> int:
         """Move `fd` to a number that neither the launcher nor argv uses, close-on-exec."""
@@ -113,6 +117,15 @@ def _named(argument: str) -> "Iterator[int]":
 
 def _not_open(what: str, fd: int) -> ConfigError:
     return ConfigError("start", what, f"descriptor {fd} is not open", "pass it on")
+
+
+def _occupy(fd: int, *, inheritable: bool) -> None:
+    """Put /dev/null at a number that is not open."""
+    null = posix.open("/dev/null", posix.O_RDWR | posix.O_CLOEXEC)
+    if null != fd:
+        posix.dup2(null, fd)
+        posix.close(null)
+    posix.set_inheritable(fd, inheritable)
 
 
 def _is_open(fd: int) -> bool:

@@ -32,7 +32,7 @@ class Prepared:
         """Claim and fork; raises LockError with nothing left behind."""
         argv = list(command)
         shelf = descriptors.Shelf(argv)
-        shelf.withhold(spec.ready_fd, spec.handshake_fd)
+        spec.ready_fd, spec.handshake_fd = shelf.withhold(spec.ready_fd, spec.handshake_fd)
         qemu = is_qemu(argv[0])
         if qemu:
             descriptors.check_named(argv)

@@ -19,6 +19,7 @@ import pytest
 
 from lockplugins.contract import Resource
 from supervisor import records
+from supervisor.spec import Containment
 from tests.support import insight, prefixes, waiting
 from tests.support.guard import DEADLINE_S
 from tests.support.launcher import Launcher
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from tests.support.command import Command
     from tests.support.guard import Guard, Guards
 
 FIRST_HIGH = 200
@@ -141,6 +143,21 @@ def test_what_is_for_the_guard_ends_there(guards: Guards, way: str) -> None:
     assert guard.spec.ready_fd not in insight.descriptors(guard.child_pid)
     with prefixes.bare(Launcher(), **SILENT) as bare_pid:
         assert [what for what, _info in extra(guard, bare_pid).values()] == [carrier(guard)]
+
+
+@pytest.mark.parametrize("containment", [Containment.PDEATHSIG, Containment.PIDNS])
+def test_what_is_told_on_a_standard_descriptor_leaves_the_guest_none_that_is_closed(
+    command: Command, containment: str
+) -> None:
+    """Closed, it would be the guest's next file: a disk, with what the guest says written to it."""
+    words = ("run", "--no-discover", "--name", "told", "--containment", containment)
+    process = command.start(*words, "--ready-fd", "1", "--", "sleep", "1000000").process
+    assert process.stdout is not None
+    said = process.stdout.read()  # to its end, while the guest runs
+    assert said.startswith("READY child=")
+    pid = int(said.split()[1].removeprefix("child="))
+    assert os.readlink(f"/proc/{pid}/fd/1") == "/dev/null"
+    assert command("kill", "told").code == 0
 
 
 @pytest.mark.parametrize("way", prefixes.WAYS)

@@ -106,12 +106,24 @@ def test_ours_are_out_of_the_way_of_what_is_open() -> None:
             os.close(fd)
 
 
-def test_what_is_withheld_must_be_open() -> None:
-    shelf = Shelf([])
+def test_what_is_withheld_is_out_of_the_guests_reach() -> None:
     read_fd, write_fd = os.pipe()
-    shelf.withhold(read_fd, None, read_fd)
-    assert shelf.ending == {read_fd}
+    os.set_inheritable(read_fd, True)
+    ours, nothing, again = Shelf([]).withhold(read_fd, None, read_fd)
+    assert ours is not None
+    assert (nothing, again) == (None, ours)
+    assert not os.get_inheritable(ours)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(read_fd)
+    os.write(write_fd, b"x")
+    assert os.read(ours, 2) == b"x"
+    os.close(ours)
+    os.close(write_fd)
+
+
+def test_what_is_withheld_must_be_open() -> None:
+    read_fd, write_fd = os.pipe()
     os.close(write_fd)
     with pytest.raises(ConfigError, match=f"the guard: descriptor {write_fd} is not open"):
-        shelf.withhold(write_fd)
-    os.close(read_fd)
+        Shelf([]).withhold(read_fd, write_fd)
+    os.close(read_fd)  # where it was: the launcher can be told there
