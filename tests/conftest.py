@@ -22,6 +22,7 @@ pytest_plugins = [
     "tests.support.gate",
     "tests.support.guard",
     "tests.support.measured",
+    "tests.support.moving",
     "tests.support.command",
     "tests.support.ends",
     "tests.support.detached",

@@ -158,13 +158,13 @@ class Monitor:
             raise GuestError(f"{command}: {answer['error']['desc']}")
         return answer["return"]
 
-    def wait_event(self, name: str, **data: object) -> None:
-        """Return once an event `name` with `data` has come that no earlier call waited for."""
+    def wait_event(self, name: str, **data: object) -> dict[str, Any]:
+        """Return the first event `name` with `data` that no earlier call waited for."""
         while True:
             for event in self._events:
                 if event["event"] == name and data.items() <= event.get("data", {}).items():
                     self._events.remove(event)
-                    return
+                    return event
             self._events.append(self._next())
 
     def _next(self) -> Any:

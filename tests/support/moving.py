@@ -1,0 +1,200 @@
+"""How does a test migrate a guest? Between two supervisors of this host, or without any.
+
+Each end has a runtime directory, a QEMU with a monitor of the test's own, and
+the control pipe. The guest is the one that writes without pause. Judges
+nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import uuid
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.support import sources, waiting
+from tests.support.guard import Guards
+from tests.support.qemu import Monitor, guest_argv, wait_ready
+from tests.support.wire import Wire
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+    from types import TracebackType
+    from typing import Self
+
+    from tests.support.guard import Guard
+
+DEADLINE_S = 60.0
+NAME = "web1"
+_PYTHON = getattr(sys, "_base_executable", sys.executable)
+
+
+class End:
+    """One QEMU, under a guard or not, that runs the guest or waits for it at `uri`."""
+
+    def __init__(self, world: World, guards: Guards | None, uri: str | None, **fields: Any) -> None:
+        self.uri = uri
+        self.monitor = Monitor()
+        awaits = [] if uri is None else ["-incoming", uri, "-S"]
+        extra = [*self.monitor.argv, *awaits]
+        argv = guest_argv(world.disk, nonce=world.nonce, serial="stdio", extra=extra)
+        popen: dict[str, Any] = {"stdout": subprocess.PIPE, "bufsize": 0}
+        self.guard: Guard | None = None
+        if guards is None:
+            self.process = subprocess.Popen(
+                argv, pass_fds=[self.monitor.fd], stdin=subprocess.DEVNULL, **popen
+            )
+        else:
+            wait_s = DEADLINE_S if uri else 0.0  # a sharer that tries has byte 2 at times
+            fields = {"name": NAME, "uuid": world.uuid, "incoming": uri is not None, **fields}
+            spec = guards.spec(world.disk, plugin="file", wait_s=wait_s, **fields)
+            self.guard = guards.start(spec, argv, pass_fds=[self.monitor.fd], **popen)
+            self.process = self.guard.process
+            self.guard.ready(DEADLINE_S)
+            self.control = Wire(f"{self.guard.path}/control")
+        if uri is None:
+            assert self.process.stdout is not None
+            wait_ready(self.process.stdout, deadline_s=DEADLINE_S)
+        else:
+            assert self.qemu() == "inmigrate"
+
+    @property
+    def child_pidfd(self) -> int:
+        assert self.guard is not None
+        return self.guard.child_pidfd
+
+    def state(self) -> str:
+        return str(self.control.execute("query-status")["state"])
+
+    def leases(self) -> list[tuple[str, str]]:
+        return [(x["mode"], x["state"]) for x in self.control.execute("query-leases")]
+
+    def prepare(self) -> str:
+        cookie = self.control.execute("prepare-migrate", {"uri": "to the other end"})["cookie"]
+        assert isinstance(cookie, str)
+        return cookie
+
+    def send_to(self, other: End) -> None:
+        """Migrate to `other`; returns when this end has stopped for good."""
+        self.monitor.execute("migrate", uri=other.uri)
+        self.until_qemu("postmigrate")
+
+    def until_qemu(self, status: str) -> None:
+        waiting.until(lambda: self.qemu() == status, DEADLINE_S, f"QEMU is {status}")
+
+    def until(self, state: str) -> None:
+        waiting.until(lambda: self.state() == state, DEADLINE_S, f"the guest is {state}")
+
+    def qemu(self) -> str:
+        answer = self.monitor.execute("query-status")
+        assert isinstance(answer, dict)
+        return str(answer["status"])
+
+    def complete_in(self, cookie: str, timeout_s: float = DEADLINE_S) -> None:
+        asked = {"cookie": cookie, "timeout_s": timeout_s}
+        assert self.control.execute("complete-migrate-in", asked, DEADLINE_S) == {}
+
+    def cancel_in(self) -> None:
+        assert self.control.execute("complete-migrate-in", {"cancel": True}, DEADLINE_S) == {}
+
+    def complete_out(self) -> None:
+        assert self.control.execute("complete-migrate-out", {}, DEADLINE_S) == {}
+
+    def cancel_out(self) -> None:
+        assert self.control.execute("complete-migrate-out", {"cancel": True}, DEADLINE_S) == {}
+
+    def close(self) -> None:
+        if self.guard is None:
+            self.process.kill()
+            self.process.wait(DEADLINE_S)
+        else:
+            self.control.close()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        self.monitor.__exit__()
+
+
+class World:
+    """A disk, its guest, and two runtime directories to have it in; a context."""
+
+    def __init__(self, directory: Path) -> None:
+        self.disk = str(directory / "disk.raw")
+        with open(self.disk, "wb") as file:
+            file.truncate(1 << 20)
+        self.uuid = str(uuid.uuid4())
+        self.nonce = os.urandom(8).hex()
+        self.hosts = tuple(Guards(directory / name) for name in ("here", "there"))
+        self._directory = directory
+        self._ends: list[End] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for end in self._ends:
+            end.close()
+        for guards in self.hosts:
+            guards.__exit__(kind, error, trace)
+
+    def boot(self, host: int = 0) -> End:
+        """Start the guest under a guard; returns when it writes."""
+        return self._add(End(self, self.hosts[host], None))
+
+    def receive(self, host: int = 1, **fields: Any) -> End:
+        """Start the other end, which waits for the guest."""
+        return self._add(End(self, self.hosts[host], self._uri(), **fields))
+
+    def bare(self, *, waits: bool) -> End:
+        """Start an end that nobody supervises."""
+        return self._add(End(self, None, self._uri() if waits else None))
+
+    def _uri(self) -> str:
+        return f"unix:{self._directory}/{len(self._ends)}.sock"
+
+    def _add(self, end: End) -> End:
+        self._ends.append(end)
+        return end
+
+
+class Intruder:
+    """The program that tries to get in, from the beginning of a context to its end."""
+
+    def __init__(self, *paths: str) -> None:
+        program = os.path.join(sources.CHECKOUT, "tests/support/intruding.py")
+        self._process = subprocess.Popen(
+            [_PYTHON, "-I", "-S", program, *paths], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        self.tried = 0
+
+    def __enter__(self) -> Self:
+        assert self._process.stdout is not None
+        waiting.readable(self._process.stdout.fileno(), DEADLINE_S, "the intruder tries")
+        assert self._process.stdout.readline() == b"intruding\n"
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.communicate(timeout=DEADLINE_S)
+
+    def got_in(self) -> int:
+        """End it; returns how often it got in."""
+        said = self._process.communicate(b".", timeout=DEADLINE_S)[0]
+        self.tried, got_in = map(int, said.split()[-2:])
+        return got_in
+
+
+@pytest.fixture
+def world(tmp_path: Path, require: Callable[[str], str]) -> Iterator[World]:
+    """Give a test a guest's disk, and two hosts."""
+    require("qemu-system-x86_64")
+    with World(tmp_path) as made:
+        yield made
