@@ -75,7 +75,7 @@ class Handover:
         raise NotImplementedError
 
     def confirm(self) -> None:
-        """Destination: be the owner, and have the source know it, were we gone before it looks.
+        """Destination: be the owner, or own up that its guest has run: the source is to know it.
 
         Never waits for the source's end, nor long for one that does not look.
         """

@@ -83,13 +83,15 @@ def look_around(file: LockFile, attempt_byte: int) -> None:
 
 
 def decide(files: list[LockFile], attempt_byte: int) -> None:
-    """Destination, sharing byte 0: it owns; returns when the source has seen it, or is gone.
+    """Destination: it owns, or has run; returns when the source has seen it, or is gone.
 
     A source that is stopped is not waited for longer than ACK_S: it can take
-    nothing back while this end lives.
+    nothing back while this end lives. `attempt_byte` is 0 where no cookie has told it.
     """
     for file in files:
         file.set(READ, UNDECIDED_BYTE)
+    if not attempt_byte:
+        return
     deadline = time.monotonic() + ACK_S
     while any(file.conflict(WRITE, attempt_byte) for file in files):
         if time.monotonic() > deadline:

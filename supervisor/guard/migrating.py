@@ -135,7 +135,10 @@ class Migration:
     def _heard(self, event: str, data: dict[str, object]) -> None:
         """QEMU says that the guest runs, or how far its migration is."""
         if event == "RESUME" and self.fenced:
+            awaited = self.supervisor.state == State.INCOMING
             self.supervisor.lose("it was resumed where it is not, or not yet, the disks' owner")
+            if awaited:  # it may have written: the source must not go on as if it had not
+                self.supervisor.jobs.submit(self.handover.confirm, lambda *_: None)
         elif event == "MIGRATION" and data.get("status") == "completed":
             self._departure.completed()
 
