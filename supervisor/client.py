@@ -17,7 +17,7 @@ import struct
 import time
 
 from lockplugins import contract
-from lockplugins.contract import LockError, cause
+from lockplugins.contract import LeaseUnknownError, LockError, cause
 from supervisor import records, rundir
 
 TYPE_CHECKING = False
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from typing import Self
 
 ANSWER_S = 1.0
+CHANGE_S = 60.0  # a lock manager in a cluster may take its time
 
 _CHUNK = 1 << 16
 _FDS_A_MESSAGE = 8
@@ -36,14 +37,20 @@ class NoAnswerError(LockError):
 
 
 class Child:
-    """The guest's process; `pidfd`, when asked for, is the caller's to close."""
+    """The guest's process; `pidfd`, when asked for, is the caller's to close.
 
-    __slots__ = ("pid", "pidfd", "start_time")
+    `state` is the guest's in cli.md's words, empty if its guard did not say.
+    """
 
-    def __init__(self, pid: int, start_time: int, pidfd: int | None = None) -> None:
+    __slots__ = ("pid", "pidfd", "start_time", "state")
+
+    def __init__(
+        self, pid: int, start_time: int, pidfd: int | None = None, state: str = ""
+    ) -> None:
         self.pid = pid
         self.start_time = start_time
         self.pidfd = pidfd
+        self.state = state
 
 
 class Client:
@@ -190,7 +197,8 @@ def get_child(path: str, *, pidfd: bool = False, answer_s: float = ANSWER_S) -> 
             answer = client.execute("query-child", {"pidfd": pidfd}, answer_s)
             if not isinstance(answer, dict):
                 raise _no_answer(os.path.basename(path), "it named no child")
-            child = Child(int(answer["pid"]), int(answer["start_time"]), client.take_fd())
+            pid, start_time = int(answer["pid"]), int(answer["start_time"])
+            child = Child(pid, start_time, client.take_fd(), str(answer.get("state", "")))
     except NoAnswerError:
         recorded = recorded_child(path)
         if recorded is None:
@@ -200,6 +208,19 @@ def get_child(path: str, *, pidfd: bool = False, answer_s: float = ANSWER_S) -> 
         os.close(child.pidfd)
         child.pidfd = None
     return child
+
+
+def change_lease(path: str, command: str, arguments: dict[str, object]) -> None:
+    """Have the guard of `path` acquire or release a lease; raises its refusal.
+
+    LeaseUnknownError when it does not answer: the lease may be held by now.
+    """
+    with connect(path) as guard:
+        try:
+            guard.execute(command, arguments, CHANGE_S)
+        except NoAnswerError as silence:
+            name = f"whether disk {arguments['path']} is leased"
+            raise LeaseUnknownError("tell", name, silence.reason, "see status") from silence
 
 
 def recorded_child(path: str) -> Child | None:

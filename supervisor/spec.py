@@ -199,6 +199,11 @@ def _take(spec: GuestSpec, key: str, value: str) -> None:
         spec.resources[-1].identity = value
 
 
+def convert(key: str, text: str) -> object:
+    """Return the checked value of a key of which there is one; raises ConfigError."""
+    return _SIMPLE[key][1](key, text)
+
+
 def check_name(name: str) -> None:
     """Raise ConfigError unless `name` can name a guest: 1 to 64 bytes, no control characters."""
     if not 0 < len(name.encode("utf-8", "surrogateescape")) <= NAME_BYTES:

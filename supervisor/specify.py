@@ -18,7 +18,7 @@ from supervisor.spec import NAME_BYTES, GuestSpec, check_name, check_uuid, parse
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from typing import TypedDict
+    from typing import NotRequired, TypedDict
 
     from lockplugins.contract import Plugin
     from supervisor.config import Config
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
         config: str | None
         runtime_dir: str | None
         command: tuple[str, ...]
+        registered: NotRequired[tuple[Disk, ...]]
 
 
 _HOLDS_NOTHING = "nop"
@@ -142,6 +143,7 @@ def _disks(given: Given, settings: Config, domain: Domain) -> list[Disk]:
     """Return the disks to lease: those of --disk, of --domain-xml, then those of the arguments."""
     cwd, command = config.working_directory(), given["command"]
     named = [disks.parse_disk_option(text, cwd) for text in given["disk"]]
+    named += given.get("registered", ())
     if not discovers(given, settings):
         return named
     if not command:
@@ -178,15 +180,17 @@ def _canonical(found: Iterable[Disk], leases: Iterable[Resource]) -> list[Resour
 def _names(given: Given, domain: Domain, found: Sequence[Disk]) -> tuple[str, str]:
     """Return the guest's name and uuid: given, of the domain, QEMU's or made up."""
     command = given["command"]
-    qemu_name, qemu_uuid = disks.guest_names(command) if disks.is_qemu(command[0]) else (None, None)
+    program = command[0] if command else ""
+    qemu_name, qemu_uuid = disks.guest_names(command) if disks.is_qemu(program) else (None, None)
+    uuid = given["uuid"] if given["uuid"] is not None else domain.uuid or qemu_uuid or random_uuid()
+    uuid = uuid.lower()
+    check_uuid(uuid)
     name = given["name"]
     if name is None:
-        first = found[0].path if found else command[0]
-        name = _usable(domain.name or qemu_name or os.path.basename(first) or command[0])
+        first = os.path.basename(found[0].path if found else program)
+        name = _usable(domain.name or qemu_name or first or program or uuid)
     check_name(name)
-    uuid = given["uuid"] if given["uuid"] is not None else domain.uuid or qemu_uuid or random_uuid()
-    check_uuid(uuid.lower())
-    return name, uuid.lower()
+    return name, uuid
 
 
 def _usable(name: str) -> str:
@@ -217,12 +221,12 @@ def _require_leases(
     leased = {os.path.realpath(r.path) for r in spec.resources if r.mode == Mode.EXCLUSIVE}
     reason, advice = "it has no lease, and require_lease_for_disks is set", "name it with --disk"
     command, found = given["command"], domain.disks
-    if disks.is_qemu(command[0]):
+    if command and disks.is_qemu(command[0]):
         found = found + disks.discover(
             command, config.working_directory(), allow_outside=bool(leased)
         )
     elif given["domain_xml"] is None and not (leasing and leased):
-        raise ConfigError("start", command[0], reason, advice)
+        raise ConfigError("start", command[0] if command else spec.name, reason, advice)
     for disk in found:
         if disk.mode == Mode.EXCLUSIVE and not (leasing and os.path.realpath(disk.path) in leased):
             raise ConfigError("start with writable disk", disk.path, reason, advice)

@@ -24,6 +24,7 @@ pytest_plugins = [
     "tests.support.measured",
     "tests.support.moving",
     "tests.support.command",
+    "tests.support.daemon",
     "tests.support.ends",
     "tests.support.detached",
     "tests.support.specifying",

@@ -8,9 +8,7 @@ D9). It must not know what the guard does.
 
 from __future__ import annotations
 
-import fcntl
 import os
-import re
 import select
 import signal
 import subprocess
@@ -18,9 +16,10 @@ import subprocess
 from lockplugins.contract import ConfigError, LockError
 from supervisor import exitcodes
 from supervisor.cli import launcher
-from supervisor.cli.log import open_log
 from supervisor.cli.render import put
+from supervisor.log import open_log
 from supervisor.spec import render
+from supervisor.starting import READY, NotStartedError, clear_of, died, refused
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,21 +28,8 @@ if TYPE_CHECKING:
     from supervisor.spec import GuestSpec
 
 _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-_READY, _ERROR = "READY ", "ERROR "
 _STANDARD = (0, 1, 2)
 _LONGEST = 4096  # a line of the guard's comes in one piece
-
-
-class NotStartedError(LockError):
-    """The guard refused, or has died; its own words where it had any."""
-
-    def __init__(self, code: int, text: str) -> None:
-        super().__init__("", "", "")
-        self.exit_code = code or exitcodes.FAILED
-        self._text = text
-
-    def __str__(self) -> str:
-        return self._text
 
 
 def start(spec: GuestSpec, command: Sequence[str], log: str | None) -> None:
@@ -60,7 +46,9 @@ def start(spec: GuestSpec, command: Sequence[str], log: str | None) -> None:
     if launchers_fd is not None and launchers_fd != spec.handshake_fd:
         launcher.withhold(launchers_fd)  # we answer there
     log_path, log_fd = open_log(log, spec.name, spec.uuid)
-    words_fd, spec.ready_fd = _pipe_clear_of(command)
+    words_fd, fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    spec.ready_fd = clear_of(command, fd)
+    os.set_inheritable(spec.ready_fd, True)
     interruptions = Interruptions()  # not before: a log that hangs can be given up
     guard = _spawn([*render(spec), *command], log_fd)
     os.close(spec.ready_fd)
@@ -69,10 +57,9 @@ def start(spec: GuestSpec, command: Sequence[str], log: str | None) -> None:
         code = exitcodes.SIGNAL_BASE + interruptions.last
         reason = f"signal {interruptions.last} came first; nothing held"
         raise NotStartedError(code, f"cannot start guest {spec.name}: {reason}")
-    if line.startswith(_ERROR):
-        _, code_word, text = line.split(" ", 2)
-        raise NotStartedError(int(code_word), text)
-    if not line.startswith(_READY):
+    if (refusal := refused(line)) is not None:
+        raise refusal
+    if not line.startswith(READY):
         raise _died(guard.wait(), spec.name, log_path)
     launcher.tell(launchers_fd, line)
     try:
@@ -99,21 +86,6 @@ class Interruptions:
         """Return the latest of those that came; call when `fd` is readable."""
         self.last = os.read(self.fd, select.PIPE_BUF)[-1]
         return self.last
-
-
-def _pipe_clear_of(command: Sequence[str]) -> tuple[int, int]:
-    """Return a pipe whose writing end is inherited, at a number that COMMAND does not mention.
-
-    Else a descriptor that the launcher forgot to pass would seem to be there.
-    """
-    mentioned = set(re.findall(r"\d+", " ".join(command)))
-    read_fd, fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-    number = len(_STANDARD)
-    while str(write_fd := fcntl.fcntl(fd, fcntl.F_DUPFD, number)) in mentioned:
-        os.close(write_fd)
-        number = write_fd + 1
-    os.close(fd)
-    return read_fd, write_fd
 
 
 def _spawn(argv: list[str], log_fd: int) -> subprocess.Popen[bytes]:
@@ -161,8 +133,8 @@ def _read(fd: int) -> bytes:
 
 
 def _died(status: int, name: str, log_path: str) -> NotStartedError:
-    code, how = status, f"ended with {status}"
     if status < 0:
-        code, how = exitcodes.SIGNAL_BASE - status, f"was killed by signal {-status}"
-    text = f"cannot start guest {name}: its supervisor {how} before the guest ran; see {log_path}"
-    return NotStartedError(code, text)
+        return died(
+            name, f"was killed by signal {-status}", log_path, exitcodes.SIGNAL_BASE - status
+        )
+    return died(name, f"ended with {status}", log_path, status)

@@ -10,18 +10,12 @@ import os
 
 import click
 
-from lockplugins.contract import LeaseUnknownError, ResourceType
-from supervisor import client
+from lockplugins.contract import ResourceType
 from supervisor.cli import candidates
 from supervisor.cli.guests import find
 from supervisor.cli.options import located, path
+from supervisor.client import change_lease
 from supervisor.config import working_directory
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from supervisor.finding import Guest
-
-_ANSWER_S = 60.0  # a lock manager in a cluster may take its time
 
 
 @click.command("attach")
@@ -47,7 +41,7 @@ def attach_command(guest: str, disk: str, config: str | None, runtime_dir: str |
     }
     if wanted.identity is not None:
         arguments["identity"] = wanted.identity
-    _order(find(guest, runtime_dir, config), "acquire-resource", arguments)
+    change_lease(find(guest, runtime_dir, config).path, "acquire-resource", arguments)
 
 
 @click.command("detach")
@@ -65,14 +59,4 @@ def detach_command(guest: str, path: str, config: str | None, runtime_dir: str |
         "type": ResourceType.DISK,
         "path": os.path.join(working_directory(), path),
     }
-    _order(find(guest, runtime_dir, config), "release-resource", arguments)
-
-
-def _order(guest: Guest, command: str, arguments: dict[str, object]) -> None:
-    """Have the guard do it; raises its refusal, or LeaseUnknownError when it does not answer."""
-    with client.connect(guest.path) as guard:
-        try:
-            guard.execute(command, arguments, _ANSWER_S)
-        except client.NoAnswerError as silence:
-            name = f"whether disk {arguments['path']} is leased"
-            raise LeaseUnknownError("tell", name, silence.reason, "see status") from silence
+    change_lease(find(guest, runtime_dir, config).path, "release-resource", arguments)

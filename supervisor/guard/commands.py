@@ -98,6 +98,7 @@ class Commands:
             "pid": supervisor.child.pid,
             "start_time": record.child_start_time,
             "boot_id": record.boot_id,
+            "state": PUBLIC_STATE[supervisor.state],
         }
         done(child, None, fds)
 

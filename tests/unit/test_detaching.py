@@ -7,6 +7,7 @@ import signal
 import pytest
 
 from supervisor.cli import detaching, launcher
+from supervisor.starting import NotStartedError
 
 
 def test_a_guard_that_cannot_be_executed_is_our_fault() -> None:
@@ -34,4 +35,4 @@ def test_a_death_without_a_word_is_never_success(status: int, code: int, how: st
 
 
 def test_an_error_with_no_code_is_a_failure_all_the_same() -> None:
-    assert detaching.NotStartedError(0, "cannot").exit_code == 111
+    assert NotStartedError(0, "cannot").exit_code == 111

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lockplugins.contract import LockError
-from supervisor.cli import log
+from supervisor import log
 from supervisor.spec import NAME_BYTES
 from tests.support.loop import loop_device
 

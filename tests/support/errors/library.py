@@ -5,14 +5,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import lockplugins
-from lockplugins import registry
-from lockplugins.contract import Resource, ResourceType
+from lockplugins import contract, registry
+from lockplugins.contract import Resource
 from lockplugins.vm import VmPlugin
+from supervisor.manager import LockManager, NewFlags, ObjectType, ResourceType
+from tests.support.daemon import IDLE
 from tests.support.errors.world import UUID, Case, Said, raised
 from tests.support.locking import CopyingCarrier
 
 if TYPE_CHECKING:
-    from tests.support.errors.world import World
+    from collections.abc import Callable
+
+    from tests.support.errors.world import Provoke, World
+
+DISK, LEASE = ResourceType.DISK, ResourceType.LEASE
 
 
 def unloaded_twice(_world: World) -> Said:
@@ -28,7 +34,7 @@ def machines(world: World) -> VmPlugin:
 
 
 def an_explicit_lease_of_a_guest(world: World) -> Said:
-    lease = Resource("", resource_type=ResourceType.LEASE, lockspace="prod", key="web1")
+    lease = Resource("", resource_type=contract.ResourceType.LEASE, lockspace="prod", key="web1")
     return raised(lambda: machines(world).acquire([lease], None))
 
 
@@ -44,12 +50,123 @@ def a_disk_of_several_guests(world: World) -> Said:
 
 def a_guest_released_twice(world: World) -> Said:
     plugin = machines(world)
-    (lease,) = plugin.acquire([Resource(UUID, resource_type=ResourceType.VM)], None)
+    (lease,) = plugin.acquire([Resource(UUID, resource_type=contract.ResourceType.VM)], None)
     plugin.release(lease)
     return raised(lambda: plugin.release(lease))
 
 
+def manager(world: World, flags: int = 0, plugin: str = "file") -> LockManager:
+    """Make the manager of a guest that nobody knows."""
+    loaded = lockplugins.load(plugin)
+    runtime_dir = world.guards.runtime_dir
+    made = LockManager(loaded, ObjectType.DOMAIN, flags, runtime_dir=runtime_dir)
+    made.set_parameter("name", "web1")
+    made.set_parameter("uuid", UUID)
+    made.set_parameter("log", world.path("log"))
+    made.set_parameter("no_discover", value=True)
+    return made
+
+
+def attached(world: World) -> LockManager:
+    return manager(world, NewFlags.ATTACH)
+
+
+def calling(call: Callable[[LockManager], object], flags: int = 0, plugin: str = "file") -> Provoke:
+    """Provoke by one call of such a manager."""
+    return lambda world: raised(lambda: call(manager(world, flags, plugin)))
+
+
+def another_object(_world: World) -> Said:
+    loaded = lockplugins.load("nop")
+    return raised(lambda: LockManager(loaded, None))  # type: ignore[arg-type]  # that is the mistake
+
+
+def a_guest_of_no_uuid(_world: World) -> Said:
+    made = LockManager(lockplugins.load("file"), ObjectType.DOMAIN, NewFlags.ATTACH)
+    return raised(made.get_child)
+
+
+def a_prefix_that_was_not_executed(world: World) -> Said:
+    made = manager(world)
+    made.get_supervisor_path()
+    return raised(made.kill_supervisor)
+
+
+def a_prefix_that_is_late(world: World) -> Said:
+    made = manager(world)
+    made.get_supervisor_path()
+    return raised(lambda: made.get_child(0.1))
+
+
+def a_guest_that_was_not_told_to_go(world: World) -> Said:
+    made = manager(world)
+    made.acquire_object(IDLE)
+    world.stack.callback(made.kill_supervisor)
+    return raised(lambda: attached(world).get_child(0.1))
+
+
+def a_guest_that_stays(world: World) -> Said:
+    world.guest(world.disk)
+    return raised(lambda: attached(world).shutdown(0.1))
+
+
+def a_guard_that_dies(world: World) -> Said:
+    made = manager(world)
+    made.acquire_object(IDLE)
+    attached(world).kill_supervisor()
+    return raised(made.run)
+
+
+def without_setsid(world: World) -> Said:
+    program = (
+        "import lockplugins, os; os.environ['PATH'] = '/missing'\n"
+        "from supervisor.manager import LockManager, ObjectType\n"
+        "made = LockManager(lockplugins.load('nop'), ObjectType.DOMAIN)\n"
+        f"made.set_parameter('log', '{world.path('log')}')\n"
+        "made.set_parameter('no_discover', True)\n"
+        "made.acquire_object(['true'])"
+    )
+    return world.python_says(program)
+
+
 CASES = (
+    Case(2, another_object,
+         "A manager is for a guest: the seed's OBJECT_DOMAIN or START_DOMAIN."),
+    Case(2, calling(lambda made: made.register_resource(DISK, "/disk", 4)),
+         "Flags of another call, or none of ours."),
+    Case(2, lambda world: raised(lambda: manager(world, NewFlags.ATTACH | NewFlags.MIGRATE)),
+         "A guest that is there is attached to; for one that comes a supervisor is started."),
+    Case(2, calling(lambda made: made.set_parameter("nmae", "web1")),
+         "A misspelt parameter."),
+    Case(2, calling(lambda made: made.set_parameter("id", "")),
+         "An empty parameter is somebody's unset variable."),
+    Case(2, calling(lambda made: made.set_parameter("no_monitor", "yes")),
+         "A switch is a Boolean in Python."),
+    Case(2, calling(lambda made: made.acquire_object([])),
+         "No command line was given for the guest."),
+    Case(111, calling(lambda made: made.register_resource(LEASE, "prod:web1", 2)),
+         "An explicit lease cannot be shared."),
+    Case(111, calling(lambda made: made.acquire_resource(DISK, "/disk"), NewFlags.ATTACH, "vm"),
+         "The manager's plugin cannot do that at all.", "supervisor.manager:LockManager._need"),
+    Case(2, calling(lambda made: made.run()),
+         "The calls came in another order than the sequences have them."),
+    Case(2, a_guest_of_no_uuid,
+         "A running guest is found by its uuid."),
+    Case(1, a_prefix_that_was_not_executed,
+         "The supervisor that you start yourself has not come up: look at your own process."),
+    Case(111, a_prefix_that_is_late,
+         "The same, while its process was waited for.", "supervisor.getchild"),
+    Case(111, a_guest_that_was_not_told_to_go,
+         "The guest is there, and waits: for a lease, or for run().", "supervisor.getchild"),
+    Case(1, calling(lambda made: made.get_child(), NewFlags.ATTACH),
+         "The guest has ended, or runs in another runtime directory."),
+    Case(111, a_guest_that_stays,
+         "shutdown() ends nothing. Have QEMU quit, or revoke the guest."),
+    Case(111, a_guard_that_dies,
+         "The supervisor was killed between acquire_object and run. Its log may say more.",
+         "supervisor.starting:died"),
+    Case(111, without_setsid,
+         "setsid(1) starts supervisors apart from the program; it is part of every Linux."),
     Case(2, lambda _: raised(lambda: lockplugins.load("sanlok")),
          "A misspelt plugin's name, or one that is not installed for this Python."),
     Case(111, unloaded_twice,

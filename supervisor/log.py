@@ -12,7 +12,6 @@ import stat
 import time
 
 from lockplugins.contract import LockError, cause, shown
-from supervisor.cli.render import as_bytes
 
 _SYSTEM = "/var/log/lock-supervisor"
 _PRIVATE_DIR, _PRIVATE_FILE = 0o700, 0o600  # what a guest says on its console may be secret
@@ -37,7 +36,8 @@ def open_log(given: str | None, name: str, uuid: str) -> tuple[str, int]:
         if stat.S_ISBLK(os.fstat(fd).st_mode):  # somebody's disk
             raise OSError(errno.ENOTSUP, "")
         os.set_blocking(fd, True)
-        _write(fd, as_bytes(f"{now} lock-supervisor: starting guest {shown(name)} ({uuid})\n"))
+        line = f"{now} lock-supervisor: starting guest {shown(name)} ({uuid})\n"
+        _write(fd, line.encode("utf-8", "surrogateescape"))  # check_name has done so, too
     except OSError as error:
         reason = _REASONS.get(error.errno or 0) or cause(error)
         raise LockError("write", f"log {path}", reason, "name another with --log") from error

@@ -1,0 +1,148 @@
+"""What has a program said about a guest? Its parameters, under the names of `run`'s options.
+
+Each value is checked when it is given, as the command line checks it. It must
+not know what the guard is told of them.
+"""
+
+from __future__ import annotations
+
+import os
+
+from lockplugins.contract import ConfigError, Mode, UnsupportedError
+from supervisor import config, spec
+from supervisor.discovery.disk import Disk
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from supervisor.specify import Given
+
+    Take = Callable[[str, object], object]
+
+_REGISTERED = "register_resource"
+
+
+class Parameters:
+    """What `run` would have been given; `cookie` is what a migration's destination is told."""
+
+    def __init__(self, plugin: str, config_file: str | None, runtime_dir: str | None) -> None:
+        self.cookie: str | None = None
+        self._registered: list[Disk] = []
+        self._given: Given = {
+            "name": None,
+            "uuid": None,
+            "guest_id": None,
+            "plugin": plugin,
+            "disk": (),
+            "lease": (),
+            "no_discover": False,
+            "domain_xml": None,
+            "wait": 0.0,
+            "incoming": False,
+            "on_lockfailure": None,
+            "containment": None,
+            "no_monitor": False,
+            "stop_timeout": None,
+            "ready_fd": None,
+            "handshake_fd": None,
+            "detach": True,
+            "log": None,
+            "config": config_file,
+            "runtime_dir": runtime_dir,
+            "command": (),
+        }
+
+    @property
+    def uuid(self) -> str | None:
+        """Return the guest's uuid, None unless it was said."""
+        return None if self._given["uuid"] is None else self._given["uuid"].lower()
+
+    @property
+    def name(self) -> str:
+        """Return what errors call the guest."""
+        return self._given["name"] or self._given["uuid"] or "without a name"
+
+    @property
+    def log(self) -> str | None:
+        return self._given["log"]
+
+    def set(self, key: str, value: object) -> None:
+        """Take one value, one more where the option repeats; raises ConfigError."""
+        if key == "cookie":
+            self.cookie = _text(key, value)
+        elif key in _REPEATED:
+            self._given[key] += (_text(key, value),)  # type: ignore[literal-required]  # a key of it
+        elif key in _TAKEN:
+            name = "guest_id" if key == "id" else key
+            self._given[name] = _TAKEN[key](key, value)  # type: ignore[literal-required]  # the same
+        else:
+            known = "known: " + " ".join(sorted(("cookie", *_REPEATED, *_TAKEN)))
+            raise ConfigError("set", f"parameter {key}", "there is none of that name", known)
+
+    def register_disk(self, path: str, *, shared: bool) -> None:
+        """Add a disk, by its path as it is."""
+        where = os.path.join(config.working_directory(), _text("path", path))
+        mode = Mode.SHARED if shared else Mode.EXCLUSIVE
+        self._registered.append(Disk(where, mode, _REGISTERED))
+
+    def register_lease(self, words: str, *, shared: bool) -> None:
+        """Add an explicit lease, LOCKSPACE:KEY[:PATH[:OFFSET]]."""
+        spec.parse_lease(words)
+        if shared:
+            reason, advice = "explicit leases are exclusive", "register it without flags"
+            raise UnsupportedError("register", f"lease {words}", reason, advice)
+        self._given["lease"] += (words,)
+
+    def given(self, command: Sequence[str] = ()) -> Given:
+        """Return all of it as `run` would have been given it, with COMMAND."""
+        return {**self._given, "registered": tuple(self._registered), "command": tuple(command)}
+
+
+def _text(key: str, value: object) -> str:
+    text = str(value)
+    if not text or "\0" in text:
+        raise ConfigError("set", f"parameter {key}", "it is empty, or has a NUL", "give a text")
+    return text
+
+
+def _switch(key: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ConfigError("set", f"parameter {key}", f"{value} is neither True nor False")
+    return value
+
+
+def _uuid(key: str, value: object) -> str:
+    text = _text(key, value)
+    spec.check_uuid(text.lower())
+    return text
+
+
+def _name(key: str, value: object) -> str:
+    spec.check_name(text := _text(key, value))
+    return text
+
+
+def _converted(key: str, value: object) -> object:
+    return spec.convert(key, str(value))
+
+
+_REPEATED = ("disk", "lease")
+_TAKEN: dict[str, Take] = {
+    "name": _name,
+    "uuid": _uuid,
+    "id": _text,
+    "domain_xml": _text,
+    "log": _text,
+    "config": _text,
+    "runtime_dir": _text,
+    "no_discover": _switch,
+    "no_monitor": _switch,
+    "incoming": _switch,
+    "on_lockfailure": lambda key, value: config.on_lockfailure("the parameters", key, value),
+    "containment": _converted,
+    "wait": _converted,
+    "stop_timeout": _converted,
+    "ready_fd": _converted,
+    "handshake_fd": _converted,
+}

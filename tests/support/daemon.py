@@ -1,0 +1,145 @@
+"""What has a management daemon in a test? A plugin, managers, and QEMU guests that write.
+
+The managers are made as the seed makes them. Whatever guest is left in the
+runtime directory in the end is revoked. Judges nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from typing import TYPE_CHECKING
+
+import pytest
+
+import lockplugins
+from supervisor import finding
+from supervisor.ending import revoke
+from supervisor.manager import LockManager, ObjectType
+from tests.support import waiting
+from tests.support.qemu import guest_argv, wait_ready
+from tests.support.wire import Wire
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from lockplugins.loading import LoadedPlugin
+
+DEADLINE_S = 30.0
+DISK_BYTES = 16 << 20
+IDLE = ("/bin/sleep", "1000000")
+
+
+class Daemon:
+    """The managers of one host, whose runtime directory and logs are in `directory`."""
+
+    def __init__(self, directory: Path, plugin: str = "file") -> None:
+        self.directory = directory
+        self.runtime_dir = str(directory / "run")
+        self.plugin: LoadedPlugin = lockplugins.load(plugin)
+        self.config: str | None = None
+
+    def manager(
+        self,
+        flags: int = 0,
+        *,
+        guest_id: int = 1,
+        guest_uuid: str | None = None,
+        name: str = "web1",
+        object_type: ObjectType = ObjectType.DOMAIN,
+    ) -> LockManager:
+        """Make a manager with the parameters that the seed sets."""
+        manager = LockManager(
+            self.plugin, object_type, flags, config=self.config, runtime_dir=self.runtime_dir
+        )
+        manager.set_parameter("id", guest_id)
+        manager.set_parameter("uuid", guest_uuid or str(uuid.uuid4()))
+        manager.set_parameter("name", name)
+        return manager
+
+    def log(self, manager: LockManager) -> None:
+        """Have the output of the guest kept with the test."""
+        manager.set_parameter("log", str(self.directory / "log"))
+
+    def reap(self) -> None:
+        for guest in finding.guests(self.runtime_dir):
+            revoke(guest)
+
+
+class Machine:
+    """A QEMU whose guest writes to its disks without pause, and says so on a FIFO."""
+
+    def __init__(self, directory: Path, *disks: str, extra: Sequence[str] = ()) -> None:
+        self._fifo, self._monitor = str(directory / "serial"), str(directory / "qmp")
+        os.mkfifo(self._fifo)
+        self._serial = os.fdopen(os.open(self._fifo, os.O_RDWR), "rb", 0)
+        monitor = ["-qmp", f"unix:{self._monitor},server=on,wait=off"]
+        serial = f"file:{self._fifo}"
+        self.argv = guest_argv(*disks, guest="web", serial=serial, extra=[*monitor, *extra])
+
+    def wait_ready(self, disks: int = 1) -> int:
+        """Wait until the guest writes to so many more disks; returns its nonce."""
+        return int(wait_ready(self._serial, disks, DEADLINE_S * 2), 16)
+
+    def qmp(self) -> Wire:
+        """Connect to the daemon's own monitor of it."""
+        waiting.until(lambda: os.path.exists(self._monitor), DEADLINE_S, "QEMU has its monitor")
+        return Wire(self._monitor)
+
+    def quit(self) -> None:
+        """Send the monitor command `quit`."""
+        with self.qmp() as monitor:
+            monitor.execute("quit")
+
+    def plug(self, disk: str) -> None:
+        """Hot-plug a disk; returns when the guest writes to it."""
+        with self.qmp() as monitor:
+            file = {"driver": "file", "filename": disk, "locking": "off"}
+            monitor.execute("blockdev-add", {"driver": "raw", "node-name": "hot", "file": file})
+            device = {"driver": "virtio-blk-pci", "drive": "hot", "id": "hot"}
+            monitor.execute("device_add", device)
+        self.wait_ready()
+
+    def unplug(self) -> None:
+        """Unplug it; returns when guest and QEMU have let go of it."""
+        with self.qmp() as monitor:
+            monitor.execute("device_del", {"id": "hot"})
+            while monitor.event("DEVICE_DELETED")["data"].get("device") != "hot":
+                pass
+            monitor.execute("blockdev-del", {"node-name": "hot"})
+
+    def close(self) -> None:
+        self._serial.close()
+
+
+def new_disk(path: Path) -> str:
+    """Make an empty disk for a guest that writes."""
+    with path.open("wb") as file:
+        file.truncate(DISK_BYTES)
+    return str(path)
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[Daemon]:
+    """Give a test a daemon, and end its guests."""
+    made = Daemon(tmp_path)
+    yield made
+    made.reap()
+
+
+@pytest.fixture
+def machine(tmp_path: Path, require: Callable[[str], str]) -> Iterator[Callable[..., Machine]]:
+    """Make machines, each with a directory of its own."""
+    require("qemu-system-x86_64")
+    made: list[Machine] = []
+
+    def machine_of(*disks: str, extra: Sequence[str] = ()) -> Machine:
+        directory = tmp_path / f"machine{len(made)}"
+        directory.mkdir()
+        made.append(Machine(directory, *disks, extra=extra))
+        return made[-1]
+
+    yield machine_of
+    for machine in made:
+        machine.close()
