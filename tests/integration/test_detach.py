@@ -62,7 +62,7 @@ def test_it_prints_the_uuid_of_a_guest_that_runs_and_the_commands_know_it(
         lambda: waiter.has_open("socket:") and waiter.sleeps(), DEADLINE_S, "it has connected"
     )
     assert command("stop", "web1", "--timeout", "0").code == 0
-    assert waiter.end().out == "137\n"
+    assert waiter.end().out in {"0\n", "137\n"}  # of SIGTERM, or of the SIGKILL at once after it
     assert is_free(disk)
 
 
