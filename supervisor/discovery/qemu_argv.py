@@ -57,7 +57,8 @@ def passes_through(argv: Sequence[str]) -> bool:
         return True
     if names & NAMING_DISKS or any(not option.name for option in options):
         return False
-    return any(_lists(option) for option in options) or (
+    last = {option.name: option for option in options}  # of some, QEMU forgets the others
+    return any(map(_lists, last.values())) or (
         {"daemonize", "qmp"} <= names and _machine(options) == "none"
     )
 
