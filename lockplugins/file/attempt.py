@@ -13,8 +13,10 @@ from lockplugins.file import names
 from lockplugins.kernel_locks.lockfile import (
     LEASE_BYTE,
     READ,
+    SHARERS_BYTE,
     STRENGTH,
     LockFile,
+    Refusal,
     called,
     create,
     is_named,
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from lockplugins.contract import Carrier, Resource
-    from lockplugins.kernel_locks.lockfile import Refusal
 
 Held = dict[tuple[int, int], LockFile]
 
@@ -101,6 +102,9 @@ class Attempt:
                 self._raised.append(file)
             if refusal := file.lock(mode):
                 return refusal
+            # Whose source is gone already: byte 0 is free, and the destination's all the same.
+            if mode == Mode.EXCLUSIVE and file.conflict(READ, SHARERS_BYTE):
+                return Refusal(file, mode, READ, SHARERS_BYTE)
         return None
 
     def _make_lockable(self, file: LockFile, mode: str) -> None:

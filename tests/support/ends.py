@@ -6,6 +6,7 @@ descriptions, and exclude one another as any two do. Judges nothing.
 
 from __future__ import annotations
 
+import fcntl
 from typing import TYPE_CHECKING
 
 import pytest
@@ -39,9 +40,9 @@ class End:
     def own(self, *disks: Path, mode: str = Mode.EXCLUSIVE) -> None:
         self.leases = self.plugin.acquire([Resource(str(disk), mode) for disk in disks], None)
 
-    def wait(self, *disks: Path, mode: str = Mode.EXCLUSIVE, copied: tuple[str, ...] = ()) -> None:
-        resources = [Resource(str(disk), mode) for disk in disks]
-        self.leases = self.side.await_in(resources, copied, None)
+    def wait(self, *disks: Path, wait_until: float | None = None) -> None:
+        resources = [Resource(str(disk)) for disk in disks]
+        self.leases = self.side.await_in(resources, (), wait_until)
 
     def hand_over(self) -> Future[bool]:
         """Hand over, and wait on a thread for what becomes of it, as the guard does."""
@@ -56,9 +57,13 @@ class End:
         return [(lease.mode, lease.state) for lease in self.leases]
 
     def die(self) -> None:
-        """Let go of every lock, as the deaths of guest and guard do."""
+        """Let go of every lock, as the deaths of guest and guard do.
+
+        Closing would not do: a thread of ours may wait on a description.
+        """
         self.carrier.close()
         for file in self.plugin._held.values():
+            file.set(fcntl.F_UNLCK, 0, 1 << 62)
             file.close()
         self.plugin._held.clear()
 

@@ -84,6 +84,22 @@ def test_the_source_gone_the_destination_is_the_only_holder(
     assert below_qemus(disk) == ALONE
 
 
+def test_between_the_ends_nobody_of_ours_gets_in(
+    source: End, target: End, disk: Path, ends: Callable[..., End]
+) -> None:
+    source.own(disk)
+    target.wait(disk)
+    told = source.side.prepare(NONCE)
+    source.hand_over()
+    source.die()
+    stranger = ends()
+    for mode in Mode.ALL:
+        with pytest.raises(LeaseHeldError, match=f"{mode} lease for disk"):
+            stranger.own(disk, mode=mode)
+    assert below_qemus(disk) == [("WRITE", 2, "2")]
+    target.complete_in(NONCE, told)
+
+
 def test_a_second_destination_and_sharers_of_ours_are_refused(
     source: End, target: End, disk: Path, ends: Callable[..., End]
 ) -> None:

@@ -89,16 +89,17 @@ def test_sharers_share_with_readers_and_refuse_writers(
         assert (reader.held, writer.held) == (True, False)
 
 
-def test_byte_2_held_for_writing_keeps_sharers_out_but_not_the_exclusive_holder(
-    plugin: FilePlugin, disk: str
+@pytest.mark.parametrize("mode", Mode.ALL)
+def test_byte_2_held_for_writing_is_a_migrations_destination_s_and_keeps_everybody_out(
+    plugin: FilePlugin, disk: str, mode: str
 ) -> None:
     with Locker(disk, byte=2) as destination:
         with pytest.raises(LeaseHeldError) as refused:
-            plugin.acquire([Resource(disk, Mode.SHARED)], None)
+            plugin.acquire([Resource(disk, mode)], None)
         assert refused.value.holder is not None
         assert refused.value.holder.pid == destination.pid
         assert is_free(disk)
-        plugin.acquire([Resource(disk)], None)
+    plugin.acquire([Resource(disk, mode)], None)
 
 
 @pytest.mark.parametrize("byte", [1, 100, 201])
