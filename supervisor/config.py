@@ -126,7 +126,7 @@ def _load(path: str) -> dict[str, object]:
         raise ConfigError(
             "read", name, f"not UTF-8 (at line {line})", "save it as UTF-8"
         ) from error
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # TOMLDecodeError, and a number of thousands of digits
         raise ConfigError("read", name, f"not TOML: {error}", "correct that line") from error
     except RecursionError as error:
         raise ConfigError("read", name, "nested too deep", "no setting is") from error
@@ -202,9 +202,13 @@ def _directory(path: str, key: str, value: object) -> str:
 
 
 def _seconds(path: str, key: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not _is_time(value):
         raise wrong(path, f"{key} = {value}", "not a number of seconds", "0 or more")
     return float(value)
+
+
+def _is_time(value: float) -> bool:
+    return 0 <= value < 1 << 63 or value == float("inf")  # as far as TOML's own integers go
 
 
 def _switch(path: str, key: str, value: object) -> bool:

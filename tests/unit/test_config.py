@@ -75,6 +75,7 @@ def test_without_a_file_the_defaults_hold() -> None:
         ("stop_timeout = -1", ("stop_timeout = -1", "0 or more")),
         ("stop_timeout = nan", ("stop_timeout = nan", "0 or more")),
         ('stop_timeout = "10"', ("stop_timeout = 10", "0 or more")),
+        (f"stop_timeout = {10**400}", ("stop_timeout = 1000", "0 or more")),
         ("stop_timeout = true", ("stop_timeout = True", "0 or more")),
         ('runtime_dir = "run"', ("runtime_dir = run", "relative")),
         ('runtime_dir = ""', ("runtime_dir", "not empty")),
@@ -109,6 +110,7 @@ def test_an_unknown_key_or_value_names_file_table_key_and_what_is_allowed(
         (b'plugin = "file"\ncontainment =\n', "line 2"),
         (b'plugin = "file"\nplugin = "nop"\n', "line 2"),
         (b'plugin = "file"\n\n# \xff\n', "line 3"),
+        (b"stop_timeout = " + b"1" * 5000, "not TOML: Exceeds the limit"),
     ],
 )
 def test_a_syntax_error_names_file_and_line(write: Write, text: bytes, line: str) -> None:
