@@ -5,6 +5,8 @@ from __future__ import annotations
 import select
 from typing import TYPE_CHECKING
 
+import pytest
+
 from tests.support import proclocks, waiting
 from tests.support.guest.checker import check, describe
 from tests.support.measured import milliseconds
@@ -92,6 +94,7 @@ def test_the_source_may_complete_first(world: World) -> None:
     judge(world, target)
 
 
+@pytest.mark.slow
 def test_back_and_forth_with_strangers_at_the_door(
     world: World, rounds: Callable[[int, int], int], measured: Callable[[str, str], None]
 ) -> None:
