@@ -156,6 +156,14 @@ class Control:
                 connection.close()
 
 
+def hanging_up(connection: Connection) -> None:
+    """Hear of one command, and say nothing any more."""
+    connection.say(GREETING)
+    connection.hear()
+    connection.say({"return": {}})
+    connection.hear()
+
+
 def answering(
     reply: Callable[[Connection, dict[str, object]], None],
 ) -> Callable[[Connection], None]:

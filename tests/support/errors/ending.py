@@ -8,8 +8,8 @@ import subprocess
 from typing import TYPE_CHECKING
 
 from supervisor import client, ending, finding
+from tests.support.errors.starting import waiting_for_the_disk
 from tests.support.errors.world import NOBODY, UUID, Case, Said, command, raised
-from tests.support.locking import Locker, until_waited_for
 from tests.support.scripted import Control, Directory, answering, child_of
 
 if TYPE_CHECKING:
@@ -29,10 +29,7 @@ def ambiguous(world: World) -> Said:
 
 
 def acquiring(world: World) -> Said:
-    with Locker(world.disk):
-        words = ("run", "--name", "web1", "--wait", "inf", "--disk", "disk.raw", "sleep", "1000")
-        world.command.start(*words)
-        until_waited_for(world.disk)
+    with waiting_for_the_disk(world):
         return world.says("child", "web1")
 
 

@@ -10,11 +10,10 @@ from supervisor.guard.descriptors import Shelf
 from tests.support import waiting
 from tests.support.errors.world import Case, Said, raised, wired
 from tests.support.qemu import idle_argv
-from tests.support.scripted import GREETING, Control, Directory
+from tests.support.scripted import Control, Directory, hanging_up
 
 if TYPE_CHECKING:
     from tests.support.errors.world import Provoke, World
-    from tests.support.scripted import Connection
 
 DEADLINE_S = 30.0
 # A QEMU that closes what it does not know, its monitor too.
@@ -94,14 +93,7 @@ def faulty(world: World) -> Said:
 
 def silent_guard(world: World) -> Said:
     """The guard is told to acquire, and gone before it answers."""
-
-    def talk(connection: Connection) -> None:
-        connection.say(GREETING)
-        connection.hear()
-        connection.say({"return": {}})
-        connection.hear()
-
-    with Directory(world.guards.runtime_dir) as directory, Control(directory.path, talk):
+    with Directory(world.guards.runtime_dir) as directory, Control(directory.path, hanging_up):
         return world.says("attach", "web1", world.disk)
 
 

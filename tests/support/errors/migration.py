@@ -14,7 +14,7 @@ from tests.support.errors.world import QEMU, UUID, Case, Said, command, raised, 
 from tests.support.guard import DEADLINE_S
 from tests.support.locking import Locker
 from tests.support.qemu import idle_argv
-from tests.support.scripted import GREETING, Control, Directory
+from tests.support.scripted import Control, Directory, hanging_up
 from tests.support.sources import CHECKOUT
 from tests.support.wire import Refused, Wire
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     from tests.support.errors.world import Provoke, World
     from tests.support.guard import Guard
-    from tests.support.scripted import Connection
 
 ATTEMPT = (1 << 60) + int(NONCE, 16)
 AWAITED = ("-incoming", "defer")
@@ -197,13 +196,7 @@ def refusing_qemu(world: World) -> Said:
 
 
 def silent_guard(world: World) -> Said:
-    def talk(connection: Connection) -> None:
-        connection.say(GREETING)
-        connection.hear()
-        connection.say({"return": {}})
-        connection.hear()
-
-    with Directory(world.guards.runtime_dir) as directory, Control(directory.path, talk):
+    with Directory(world.guards.runtime_dir) as directory, Control(directory.path, hanging_up):
         return world.says(*PREPARE)
 
 

@@ -7,17 +7,23 @@ import os
 import shutil
 import signal
 import socket
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from supervisor import finding
 from tests.support.errors.world import NOBODY, QEMU, UUID, Case, Said, command, run, said
+from tests.support.guard import descendants
 from tests.support.launcher import Launcher
 from tests.support.locking import Locker, until_waited_for
 from tests.support.scripted import Directory
 
 if TYPE_CHECKING:
-    from tests.support.errors.world import World
+    from collections.abc import Iterator
 
+    from tests.support.command import Started
+    from tests.support.errors.world import Provoke, World
+
+DETACHED = ("--detach", "--log", "log")
 NO_DISKS = ("--plugin", "nop", "--no-discover")
 
 
@@ -52,26 +58,43 @@ def no_go(world: World) -> Said:
         )  # fmt: skip
 
 
-def interrupted(world: World) -> Said:
+@contextmanager
+def waiting_for_the_disk(world: World, *options: str) -> Iterator[Started]:
+    """Have a command `run` wait for the disk, which a stranger holds meanwhile."""
     with Locker(world.disk):
-        words = ("run", "--name", "web1", "--wait", "inf", "--disk", "disk.raw", "sleep", "1000")
-        waiter = world.command.start(*words)
+        words = ("--name", "web1", "--wait", "inf", "--disk", "disk.raw", "sleep", "1000")
+        started = world.command.start("run", *options, *words)
         until_waited_for(world.disk)
-        waiter.process.send_signal(signal.SIGTERM)
-        result = waiter.end()
+        yield started
+
+
+def ended(started: Started) -> Said:
+    result = started.end()
     return said(result.code, result.err)
+
+
+def interrupted(*options: str) -> Provoke:
+    def provoke(world: World) -> Said:
+        with waiting_for_the_disk(world, *options) as waiter:
+            waiter.process.send_signal(signal.SIGTERM)
+            return ended(waiter)
+
+    return provoke
 
 
 def killed_while_it_waits(world: World) -> Said:
-    with Locker(world.disk):
-        words = ("run", "--name", "web1", "--wait", "inf", "--disk", "disk.raw", "sleep", "1000")
-        waiter = world.command.start(*words)
-        until_waited_for(world.disk)
-        children = f"/proc/{waiter.process.pid}/task/{waiter.process.pid}/children"
-        with open(children, encoding="ascii") as file:
-            os.kill(int(file.read()), signal.SIGKILL)
-        result = waiter.end()
-    return said(result.code, result.err)
+    with waiting_for_the_disk(world) as waiter:
+        (child,) = descendants(waiter.process.pid)
+        os.kill(child, signal.SIGKILL)
+        return ended(waiter)
+
+
+def detached_and_killed(world: World) -> Said:
+    """Somebody kills the guard that was started, not the command that waits for it."""
+    with waiting_for_the_disk(world, *DETACHED) as waiter:
+        (guard,) = finding.guests(world.guards.runtime_dir)
+        os.kill(int(str(guard.record["supervisor_pid"])), signal.SIGKILL)
+        return ended(waiter)
 
 
 def supervised_already(world: World) -> Said:
@@ -84,48 +107,6 @@ def detached_by_a_user_without_a_home(world: World) -> Said:
     launcher = Launcher(env=[f"LOCK_SUPERVISOR_RUNTIME_DIR={world.path('run')}"], user=54320)
     program = (*launcher.prefix(), f"{top}/bin/lock-supervisor")
     return world.says("run", "--detach", *NO_DISKS, "/bin/true", program=program)
-
-
-def detached_and_interrupted(world: World) -> Said:
-    with Locker(world.disk):
-        words = (
-            "--detach",
-            "--log",
-            "log",
-            "--name",
-            "web1",
-            "--wait",
-            "inf",
-            "--disk",
-            "disk.raw",
-        )
-        waiter = world.command.start("run", *words, "sleep", "1000")
-        until_waited_for(world.disk)
-        waiter.process.send_signal(signal.SIGTERM)
-        result = waiter.end()
-    return said(result.code, result.err)
-
-
-def detached_and_killed(world: World) -> Said:
-    """Somebody kills the guard that was started, not the command that waits for it."""
-    with Locker(world.disk):
-        words = (
-            "--detach",
-            "--log",
-            "log",
-            "--name",
-            "web1",
-            "--wait",
-            "inf",
-            "--disk",
-            "disk.raw",
-        )
-        waiter = world.command.start("run", *words, "sleep", "1000")
-        until_waited_for(world.disk)
-        (guard,) = finding.guests(world.guards.runtime_dir)
-        os.kill(int(str(guard.record["supervisor_pid"])), signal.SIGKILL)
-        result = waiter.end()
-    return said(result.code, result.err)
 
 
 def completed_for_a_strange_shell(world: World) -> Said:
@@ -253,7 +234,7 @@ CASES = (
     Case(111, no_go,
          "The launcher that wanted to be asked (`--handshake-fd`) answered something else, or "
          "died. Nothing runs."),
-    Case(143, interrupted,
+    Case(143, interrupted(),
          "A signal came while the leases were still being acquired or waited for. Nothing runs, "
          "nothing is held.", "supervisor.guard.supervise:"),
     Case(137, killed_while_it_waits,
@@ -275,7 +256,7 @@ CASES = (
          "The checkout has not been set up."),
     Case(111, detached_by_a_user_without_a_home,
          "A detached guest of this user has no place for its log."),
-    Case(143, detached_and_interrupted,
+    Case(143, interrupted(*DETACHED),
          "Whoever asked for a detached guest was interrupted before it ran. Its supervisor gave "
          "up too.", "supervisor.cli.detaching:"),
     Case(137, detached_and_killed,
