@@ -59,7 +59,7 @@ class Supervisor:
         self._stop_timeout_s = spec.stop_timeout_s
         self._announced = False
         self._fenced_at = 0.0
-        self._code_time = posix.stat(__file__).st_mtime_ns
+        self._code_times = _code_times()
         self._actions = {
             Action.NOTHING: _nothing,
             Action.OFFER: self.launching.offer,
@@ -179,7 +179,7 @@ class Supervisor:
 
         def job() -> None:
             # Replaced on the disk? The parts of another version would not fit (D8).
-            if posix.stat(__file__).st_mtime_ns != self._code_time:
+            if _code_times() != self._code_times:
                 raise ImportError("lock-supervisor has been replaced since the guest's start")
             __import__(module)
 
@@ -279,6 +279,15 @@ class Supervisor:
 
 def _nothing() -> None:
     """Do nothing."""
+
+
+def _code_times() -> dict[str, int]:
+    """When was each file of our code written, and of what is loaded late to work with it?"""
+    ours = __file__.removesuffix("guard/supervise.py")
+    paths = (
+        f"{ours}{part}/{name}" for part in ("guard", "qmp") for name in posix.listdir(ours + part)
+    )
+    return {path: posix.stat(path).st_mtime_ns for path in paths if path.endswith(".py")}
 
 
 def _no_listener(_event: str, _data: dict[str, object]) -> None:
