@@ -17,7 +17,7 @@ import struct
 import time
 
 from lockplugins import contract
-from lockplugins.contract import LeaseUnknownError, LockError, cause
+from lockplugins.contract import LockError, cause
 from supervisor import records, rundir
 
 TYPE_CHECKING = False
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from typing import Self
 
 ANSWER_S = 1.0
-CHANGE_S = 60.0  # a lock manager in a cluster may take its time
 
 _CHUNK = 1 << 16
 _FDS_A_MESSAGE = 8
@@ -208,19 +207,6 @@ def get_child(path: str, *, pidfd: bool = False, answer_s: float = ANSWER_S) -> 
         os.close(child.pidfd)
         child.pidfd = None
     return child
-
-
-def change_lease(path: str, command: str, arguments: dict[str, object]) -> None:
-    """Have the guard of `path` acquire or release a lease; raises its refusal.
-
-    LeaseUnknownError when it does not answer: the lease may be held by now.
-    """
-    with connect(path) as guard:
-        try:
-            guard.execute(command, arguments, CHANGE_S)
-        except NoAnswerError as silence:
-            name = f"whether disk {arguments['path']} is leased"
-            raise LeaseUnknownError("tell", name, silence.reason, "see status") from silence
 
 
 def recorded_child(path: str) -> Child | None:

@@ -13,6 +13,7 @@ import os
 from lockplugins.contract import Capability, ConfigError, Mode, UnsupportedError
 from supervisor import client, config, finding, getchild, rundir, specify
 from supervisor.ending import UnkillableError, Witnesses, revoke
+from supervisor.orders import WITHIN_S, order
 from supervisor.parameters import Parameters
 from supervisor.spec import render
 from supervisor.starting import Starting
@@ -25,7 +26,9 @@ from supervisor.vocabulary import (
     ResourceType,
     WrongOrderError,
     checked,
+    leased,
 )
+from supervisor.whereabouts import Whereabouts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,7 +41,6 @@ if TYPE_CHECKING:
 
 __all__ = ["LockManager", "MigrateFlags", "NewFlags", "ObjectType", "ResourceFlags", "ResourceType"]
 
-_MIGRATE_S = 60.0
 _LEAVING = ("migrating-out", "migrated")
 # Where a manager is between being made and being freed.
 _NEW, _PREFIXED, _ACQUIRED = "new", "handed out as a prefix", "acquired"
@@ -68,13 +70,12 @@ class LockManager:
         self._capabilities, self._plugin = plugin.capabilities, plugin.name
         self._parameters = Parameters(plugin.name, config, runtime_dir)
         self._state = _ATTACHED if NewFlags.ATTACH in wanted else _NEW
-        self._path = ""
         self._starting: Starting | None = None
-        self._prepared = False
+        self._place, self._prepared = Whereabouts(), False
         if NewFlags.MIGRATE in wanted:
             if self._state == _ATTACHED:
-                reason = "a guest that is attached to tells by itself whether it is incoming"
-                raise ConfigError("manage", "a guest", reason, "give ATTACH or MIGRATE")
+                why = "a guest that is attached to tells by itself whether it is incoming"
+                raise ConfigError("manage", "a guest", why, "give ATTACH or MIGRATE")
             self._need(Capability.MIGRATION, "migrate")
             self._parameters.set("incoming", value=True)
 
@@ -97,15 +98,15 @@ class LockManager:
         allowed = (_ACQUIRED, *_LIVE) if key == "cookie" else (_ATTACHED,)
         self._check("set_parameter", _NEW, *allowed)
         self._parameters.set(key, value)
-        if self._state == _ATTACHED:
-            self._path = ""
+        if self._state == _ATTACHED and key != "cookie":
+            self._place = Whereabouts()
         return True
 
     def register_resource(self, resource_type: ResourceType, path: str, flags: int = 0) -> bool:
         """Have a disk by its path, or a lease LOCKSPACE:KEY[:PATH[:OFFSET]], acquired too."""
         self._check("register_resource", _NEW)
         shared = bool(checked(ResourceFlags, flags))
-        if ResourceType(resource_type) is ResourceType.DISK:
+        if leased(resource_type) is ResourceType.DISK:
             self._parameters.register_disk(path, shared=shared)
         else:
             self._parameters.register_lease(path, shared=shared)
@@ -126,7 +127,7 @@ class LockManager:
         self._check(call, _NEW, _PREFIXED)
         if self._state == _NEW:
             spec = specify.build(self._parameters.given())
-            self._path = os.path.join(spec.runtime_dir, spec.uuid)
+            self._place = Whereabouts(os.path.join(spec.runtime_dir, spec.uuid))
             self._words = render(spec)
             self._state = _PREFIXED
         return list(self._words)
@@ -140,7 +141,7 @@ class LockManager:
         """
         self._check("acquire_object", _NEW)
         if not argv:
-            raise ConfigError("start", f"guest {self._parameters.name}", "argv is empty", "name it")
+            raise ConfigError("start", f"guest {self._parameters.name}", "argv is empty")
         spec = specify.build(self._parameters.given(argv))
         starting = Starting(spec, argv, self._parameters.log, pass_fds)
         try:
@@ -149,7 +150,7 @@ class LockManager:
             starting.close()
             raise
         self._starting, self._state = starting, _ACQUIRED
-        self._path = os.path.join(spec.runtime_dir, spec.uuid)
+        self._place = Whereabouts(os.path.join(spec.runtime_dir, spec.uuid))
         return True
 
     def run(self) -> bool:
@@ -170,36 +171,35 @@ class LockManager:
         expected = self._state == _PREFIXED
         child = getchild.running_child(self._where(), timeout_s, expected=expected)
         self._state = _STARTED if expected else self._state  # it has been seen
+        self._where()
         return child
 
     def acquire_resource(self, resource_type: ResourceType, path: str, flags: int = 0) -> bool:
         """Acquire a disk's lease for the guest that runs; before QEMU's blockdev-add."""
         self._check("acquire_resource", *_LIVE)
         mode = Mode.SHARED if checked(ResourceFlags, flags) else Mode.EXCLUSIVE
-        self._change("acquire-resource", resource_type, path, {"mode": mode})
+        self._change("acquire-resource", resource_type, path, mode=mode)
         return True
 
     def release_resource(self, resource_type: ResourceType, path: str, flags: int = 0) -> bool:
         """Release a disk's lease; after QEMU's DEVICE_DELETED and blockdev-del."""
         self._check("release_resource", *_LIVE)
         checked(ResourceFlags, flags)
-        self._change("release-resource", resource_type, path, {})
+        self._change("release-resource", resource_type, path)
         return True
 
-    def _change(
-        self, command: str, resource_type: ResourceType, path: str, more: dict[str, object]
-    ) -> None:
+    def _change(self, command: str, kind: ResourceType, path: str, **more: object) -> None:
         self._need(Capability.HOTPLUG, command)
         name = os.path.join(config.working_directory(), path)
-        arguments = {"type": ResourceType(resource_type).value, "path": name, **more}
-        client.change_lease(self._where(), command, arguments)
+        asked = {"type": leased(kind).value, "path": name, **more}
+        order(self._where(), command, asked, f"whether {name} is leased", WITHIN_S)
 
     def prepare_migrate(self, uri: str) -> str:
         """Begin a migration of the guest to `uri`; returns the cookie for its destination."""
         self._check("prepare_migrate", *_LIVE)
-        answer = self._migrate("prepare-migrate", {"uri": uri})
+        cookie = self._migrate("prepare-migrate", {"uri": uri})["cookie"]
         self._prepared = True
-        return str(answer["cookie"])
+        return str(cookie)
 
     def complete_migrate_in(self, flags: int = 0, cookie: str | None = None) -> bool:
         """Make the guest that has come the owner of its disks; now it may run.
@@ -224,14 +224,12 @@ class LockManager:
 
     def _is_leaving(self) -> bool:
         """Does the guard say that its guest is on its way? A daemon may have been restarted."""
-        child = client.get_child(self._where())
-        return child.state in _LEAVING
+        return client.get_child(self._where()).state in _LEAVING
 
     def _migrate(self, command: str, arguments: dict[str, object]) -> dict[str, object]:
         self._need(Capability.MIGRATION, command)
-        with client.connect(self._where()) as guard:
-            answer = guard.execute(command, arguments, _MIGRATE_S)
-        return answer if isinstance(answer, dict) else {}
+        doubt = f"how the migration of guest {self._parameters.name} stands"
+        return order(self._where(), command, arguments, doubt, WITHIN_S)
 
     def shutdown(self, timeout_s: float = 10) -> bool:
         """Wait until guest and leases are gone; ends nothing. Raises GuestRunsError."""
@@ -257,7 +255,8 @@ class LockManager:
     def _find(self, call: str) -> Guest | None:
         """Return the guest that is to end, None if it has."""
         self._check(call, _ACQUIRED, *_LIVE, _ENDED)
-        guest = finding.look(self._where())
+        self._where()
+        guest = self._place.guest()
         if guest is None and self._state == _PREFIXED:
             name, reason = f"guest {self._parameters.name}", "no supervisor of it has been seen"
             advice = "end the process that you started"
@@ -275,16 +274,19 @@ class LockManager:
             self._starting = None
 
     def _where(self) -> str:
-        """Return the guest's runtime directory; raises WrongOrderError before its uuid is known."""
-        if not self._path:
+        """Return the guest's runtime directory, and remember who is there.
+
+        Raises WrongOrderError before its uuid is known.
+        """
+        if not self._place:
             uuid = self._parameters.uuid
             if uuid is None:
                 advice = 'set_parameter("uuid", ...) first'
                 raise WrongOrderError("find", "the guest", "its uuid was not said", advice)
             given = self._parameters.given()
             base = config.runtime_dir(given["runtime_dir"], given["config"])
-            self._path = os.path.join(base, uuid)
-        return self._path
+            self._place = Whereabouts(os.path.join(base, uuid))
+        return self._place.look()
 
     def _check(self, call: str, *states: str) -> None:
         if self._state not in states:

@@ -68,3 +68,11 @@ def checked(kind: type[Flags], flags: int) -> Flags:
         allowed = "allowed: 0 " + " ".join(flag.name or "" for flag in kind)
         raise ConfigError("understand", f"flags {flags}", f"not {kind.__name__}", allowed)
     return kind(flags)
+
+
+def leased(kind: object) -> ResourceType:
+    """Return the type of a resource; raises ConfigError for what is none."""
+    if not isinstance(kind, ResourceType):
+        allowed = "allowed: " + " ".join(each.name for each in ResourceType)
+        raise ConfigError("lease", f"{kind}", "it is no ResourceType", allowed)
+    return kind

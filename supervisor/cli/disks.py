@@ -14,8 +14,12 @@ from lockplugins.contract import ResourceType
 from supervisor.cli import candidates
 from supervisor.cli.guests import find
 from supervisor.cli.options import located, path
-from supervisor.client import change_lease
 from supervisor.config import working_directory
+from supervisor.orders import WITHIN_S, order
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from supervisor.finding import Guest
 
 
 @click.command("attach")
@@ -41,7 +45,7 @@ def attach_command(guest: str, disk: str, config: str | None, runtime_dir: str |
     }
     if wanted.identity is not None:
         arguments["identity"] = wanted.identity
-    change_lease(find(guest, runtime_dir, config).path, "acquire-resource", arguments)
+    _order(find(guest, runtime_dir, config), "acquire-resource", arguments)
 
 
 @click.command("detach")
@@ -59,4 +63,9 @@ def detach_command(guest: str, path: str, config: str | None, runtime_dir: str |
         "type": ResourceType.DISK,
         "path": os.path.join(working_directory(), path),
     }
-    change_lease(find(guest, runtime_dir, config).path, "release-resource", arguments)
+    _order(find(guest, runtime_dir, config), "release-resource", arguments)
+
+
+def _order(guest: Guest, command: str, arguments: dict[str, object]) -> None:
+    doubt = f"whether disk {arguments['path']} is leased"
+    order(guest.path, command, arguments, doubt, WITHIN_S)

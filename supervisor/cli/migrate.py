@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import click
 
-from lockplugins.contract import LeaseUnknownError
-from supervisor import client, rundir
+from supervisor import rundir
 from supervisor.cli import candidates, render
 from supervisor.cli.guests import find
 from supervisor.cli.options import located, seconds
 from supervisor.ending import GONE_WITHIN_S, Witnesses
+from supervisor.orders import WITHIN_S, order
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from supervisor.finding import Guest
-
-_ANSWER_S = 60.0  # more than the guard gives QEMU, and a lock manager in a cluster
 
 
 @click.group("migrate", no_args_is_help=False)
@@ -47,7 +45,7 @@ def prepare_command(guest: str, uri: str, config: str | None, runtime_dir: str |
     Example: lock-supervisor migrate prepare web1 --to tcp:host2:4444
     """
     found = find(guest, runtime_dir, config)
-    answer = _order(found, "prepare-migrate", {"uri": uri}, _ANSWER_S)
+    answer = _order(found, "prepare-migrate", {"uri": uri})
     render.put(str(answer["cookie"]))
 
 
@@ -83,7 +81,7 @@ def complete_in_command(
     if cancel:
         _end(found, "complete-migrate-in", arguments)
     else:
-        _order(found, "complete-migrate-in", arguments, timeout + _ANSWER_S)
+        _order(found, "complete-migrate-in", arguments, timeout + WITHIN_S)
 
 
 @migrate_command.command("complete-out")
@@ -99,7 +97,7 @@ def complete_out_command(
     """
     found = find(guest, runtime_dir, config)
     if cancel:
-        _order(found, "complete-migrate-out", {"cancel": True}, _ANSWER_S)
+        _order(found, "complete-migrate-out", {"cancel": True})
     else:
         _end(found, "complete-migrate-out", {})
 
@@ -107,19 +105,13 @@ def complete_out_command(
 def _end(guest: Guest, command: str, arguments: dict[str, object]) -> None:
     """Have the guard end its guest; returns when both are gone and nobody carries the leases."""
     with Witnesses(guest) as witnesses:
-        _order(guest, command, arguments, _ANSWER_S)
+        _order(guest, command, arguments)
         witnesses.wait(GONE_WITHIN_S)
     rundir.remove_dead(guest.path)
 
 
 def _order(
-    guest: Guest, command: str, arguments: dict[str, object], within_s: float
+    guest: Guest, command: str, arguments: dict[str, object], within_s: float = WITHIN_S
 ) -> dict[str, object]:
-    """Return the guard's answer; raises its refusal, or LeaseUnknownError when there is none."""
-    with client.connect(guest.path) as guard:
-        try:
-            answer = guard.execute(command, arguments, within_s)
-        except client.NoAnswerError as silence:
-            name = f"how the migration of guest {guest.words()} stands"
-            raise LeaseUnknownError("tell", name, silence.reason, "see status") from silence
-    return answer if isinstance(answer, dict) else {}
+    doubt = f"how the migration of guest {guest.words()} stands"
+    return order(guest.path, command, arguments, doubt, within_s)

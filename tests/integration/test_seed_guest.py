@@ -19,7 +19,7 @@ from lockplugins.loading import UnloadedError
 from supervisor.manager import LockManager, NewFlags, ObjectType, ResourceFlags, ResourceType
 from supervisor.vocabulary import GuestRunsError
 from tests.support import proclocks, waiting
-from tests.support.daemon import DEADLINE_S, Daemon, new_disk
+from tests.support.daemon import DEADLINE_S, IDLE, Daemon, new_disk
 from tests.support.guest.checker import check
 from tests.support.sources import CHECKOUT
 
@@ -184,7 +184,7 @@ def test_at_libvirtd_restart_a_supervisor_that_does_not_answer_is_still_believed
     first = daemon.manager(guest_uuid=UUID)
     daemon.log(first)
     first.register_resource(DISK, disk)
-    first.acquire_object(["/bin/sleep", "1000000"])
+    first.acquire_object(IDLE)
     first.run()
     child = first.get_child()
     (guest,) = os.listdir(daemon.runtime_dir)
@@ -197,3 +197,23 @@ def test_at_libvirtd_restart_a_supervisor_that_does_not_answer_is_still_believed
     end(child)
     end(recorded)
     assert proclocks.locks(disk) == []
+
+
+def test_at_guest_shutdown_the_leases_of_a_supervisor_that_is_just_ending_are_not_called_free(
+    daemon: Daemon, tmp_path: Path, rounds: Callable[[int, int], int]
+) -> None:
+    """It removes its directory a moment before it exits, which frees the last lease."""
+    disk = new_disk(tmp_path / "vda")
+    for number in range(rounds(10, 200)):
+        manager = daemon.manager(name=f"web{number}")
+        daemon.log(manager)
+        manager.register_resource(DISK, disk)
+        manager.acquire_object(IDLE)
+        manager.run()
+        child = manager.get_child()
+        assert child.pidfd is not None
+        signal.pidfd_send_signal(child.pidfd, signal.SIGKILL)
+        waiting.until(lambda: os.listdir(daemon.runtime_dir) == [], DEADLINE_S, "it is removed")
+        assert manager.shutdown(DEADLINE_S)
+        assert proclocks.locks(disk) == []
+        end(child)

@@ -23,6 +23,7 @@ from tests.support.wire import Wire
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
+    from typing import Any
 
     from lockplugins.loading import LoadedPlugin
 
@@ -70,13 +71,16 @@ class Daemon:
 class Machine:
     """A QEMU whose guest writes to its disks without pause, and says so on a FIFO."""
 
-    def __init__(self, directory: Path, *disks: str, extra: Sequence[str] = ()) -> None:
+    def __init__(
+        self, directory: Path, *disks: str, nonce: str | None = None, extra: Sequence[str] = ()
+    ) -> None:
         self._fifo, self._monitor = str(directory / "serial"), str(directory / "qmp")
         os.mkfifo(self._fifo)
         self._serial = os.fdopen(os.open(self._fifo, os.O_RDWR), "rb", 0)
         monitor = ["-qmp", f"unix:{self._monitor},server=on,wait=off"]
         serial = f"file:{self._fifo}"
-        self.argv = guest_argv(*disks, guest="web", serial=serial, extra=[*monitor, *extra])
+        extra = [*monitor, *extra]
+        self.argv = guest_argv(*disks, nonce=nonce, guest="web", serial=serial, extra=extra)
 
     def wait_ready(self, disks: int = 1) -> int:
         """Wait until the guest writes to so many more disks; returns its nonce."""
@@ -84,8 +88,15 @@ class Machine:
 
     def qmp(self) -> Wire:
         """Connect to the daemon's own monitor of it."""
-        waiting.until(lambda: os.path.exists(self._monitor), DEADLINE_S, "QEMU has its monitor")
-        return Wire(self._monitor)
+        found = waiting.until(self._connected, DEADLINE_S, "QEMU answers on its monitor")
+        assert found is not None
+        return found
+
+    def _connected(self) -> Wire | None:
+        try:
+            return Wire(self._monitor)
+        except (FileNotFoundError, ConnectionRefusedError):
+            return None
 
     def quit(self) -> None:
         """Send the monitor command `quit`."""
@@ -108,6 +119,23 @@ class Machine:
             while monitor.event("DEVICE_DELETED")["data"].get("device") != "hot":
                 pass
             monitor.execute("blockdev-del", {"node-name": "hot"})
+
+    def migrate(self, uri: str) -> None:
+        """Have QEMU migrate its guest; returns when that has stopped here for good."""
+        with self.qmp() as monitor:
+            monitor.execute("migrate", {"uri": uri})
+        self.until("postmigrate")
+
+    def until(self, status: str) -> None:
+        waiting.until(lambda: self.status() == status, DEADLINE_S * 2, f"QEMU is {status}")
+
+    def status(self) -> str:
+        with self.qmp() as monitor:
+            return str(monitor.execute("query-status")["status"])
+
+    def cont(self) -> None:
+        with self.qmp() as monitor:
+            monitor.execute("cont")
 
     def close(self) -> None:
         self._serial.close()
@@ -134,10 +162,10 @@ def machine(tmp_path: Path, require: Callable[[str], str]) -> Iterator[Callable[
     require("qemu-system-x86_64")
     made: list[Machine] = []
 
-    def machine_of(*disks: str, extra: Sequence[str] = ()) -> Machine:
+    def machine_of(*disks: str, **more: Any) -> Machine:
         directory = tmp_path / f"machine{len(made)}"
         directory.mkdir()
-        made.append(Machine(directory, *disks, extra=extra))
+        made.append(Machine(directory, *disks, **more))
         return made[-1]
 
     yield machine_of

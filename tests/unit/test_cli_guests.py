@@ -243,7 +243,7 @@ def test_what_the_guard_refuses_is_the_commands_exit_code(
 def test_attach_to_a_silent_guard_claims_nothing(
     base: str, capsysbinary: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("supervisor.client.CHANGE_S", 0.05)
+    monkeypatch.setattr("supervisor.cli.disks.WITHIN_S", 0.05)
     with Directory(base) as made, Control(made.path, answering(says_nothing)):
         assert main.execute(["attach", "web1", "/a"]) == 111
     err = capsysbinary.readouterr().err

@@ -134,6 +134,8 @@ CASES = (
          "A manager is for a guest: the seed's OBJECT_DOMAIN or START_DOMAIN."),
     Case(2, calling(lambda made: made.register_resource(DISK, "/disk", 4)),
          "Flags of another call, or none of ours."),
+    Case(2, calling(lambda made: made.register_resource("disk", "/disk")),  # type: ignore[arg-type]
+         "A type is a member of ResourceType."),
     Case(2, lambda world: raised(lambda: manager(world, NewFlags.ATTACH | NewFlags.MIGRATE)),
          "A guest that is there is attached to; for one that comes a supervisor is started."),
     Case(2, calling(lambda made: made.set_parameter("nmae", "web1")),
