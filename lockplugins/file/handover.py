@@ -200,7 +200,7 @@ class FileHandover(Handover):
         self._check(told)
         awaited = self._handed()
         tries = TRIES
-        while refusal := steps.share(awaited):
+        while refusal := steps.share_soon(awaited):
             tries -= 1
             books.judge(refusal, "", tries, steps.VERB, "let the source's migration end first")
         try:

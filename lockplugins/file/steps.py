@@ -35,6 +35,7 @@ VERB = "complete the migration of"
 ATTEMPTS_BYTE = 1 << 60  # plus the nonce
 NEXT, OR = ",."
 ACK_S = 1.0
+SOON_S = 0.05  # naming who is in the way reads much of /proc
 _LOOK_MS = 1
 _HASHED = 12  # hexadecimal digits
 
@@ -49,6 +50,14 @@ def told(lease: Lease, files: list[LockFile]) -> str:
     device, inode = files[0].identity
     words = (f"{lease.type} {lease.resource} {lease.lease}", f"{device} {inode}")
     return OR.join(sha256(word.encode("utf-8", "surrogateescape"))[:_HASHED] for word in words)
+
+
+def share_soon(files: list[LockFile]) -> Refusal | None:
+    """Share byte 0 of all, or of none; a source that is just handing over has a moment to do it."""
+    deadline = time.monotonic() + SOON_S
+    while (refusal := share(files)) and time.monotonic() < deadline:
+        select.poll().poll(_LOOK_MS)
+    return refusal
 
 
 def share(files: list[LockFile]) -> Refusal | None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 LATE_ACTIVATION = "late-block-activate"
 PATIENCE_S = 10.0  # for the source to hand over, unless the client says otherwise
-RETRY_S = 0.05
+RETRY_S = 0.01
 LONGEST_S = 1e9
 
 

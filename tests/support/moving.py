@@ -145,9 +145,9 @@ class World:
         for guards in self.hosts:
             guards.__exit__(kind, error, trace)
 
-    def boot(self, host: int = 0) -> End:
+    def boot(self, host: int = 0, **fields: Any) -> End:
         """Start the guest under a guard; returns when it writes."""
-        return self._add(End(self, self.hosts[host], None))
+        return self._add(End(self, self.hosts[host], None, **fields))
 
     def receive(self, host: int = 1, **fields: Any) -> End:
         """Start the other end, which waits for the guest."""
