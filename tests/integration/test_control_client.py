@@ -99,6 +99,7 @@ def test_query_child_names_the_process_beyond_doubt(guard: Guard) -> None:
             "pid": guard.child_pid,
             "start_time": int(stat[22 - 3]),
             "boot_id": boot_id,
+            "state": "running",
         }
 
     talk(guard, conversation)
