@@ -169,6 +169,16 @@ class Attempt:
             file.mode = Mode.SHARED
         for file in reversed(self._fresh.values()):
             if file is not keep:
-                file.close()
+                _free(file)
         if keep:
             keep.unlock()
+
+
+def _free(file: LockFile) -> None:
+    """Unlock and close: whoever just looks at the descriptor in /proc has it open, too."""
+    try:
+        if file.access != posix.O_PATH:
+            file.unlock()
+    except LockError:
+        pass  # its end does the same
+    file.close()
