@@ -10,9 +10,15 @@ are handed over.
 
 from __future__ import annotations
 
-from lockplugins.contract import ConfigError, LeaseUnknownError, LockError, UnsupportedError
+from lockplugins.contract import (
+    ConfigError,
+    LeaseHeldError,
+    LeaseUnknownError,
+    LockError,
+    UnsupportedError,
+)
 from lockplugins.handover import Handover
-from supervisor import exitcodes
+from supervisor import exitcodes, holders
 from supervisor.guard import announce
 from supervisor.guard.arriving import Arrival
 from supervisor.guard.departing import LEAVING, Departure
@@ -175,8 +181,13 @@ class Migration:
         self._monitor.execute("query-status", {}, answered, ANSWER_S)
 
     def publish_after(self, job: Callable[[], None]) -> None:
-        """Hand leases over and write what is held now (jobs thread)."""
-        job()
+        """Hand leases over and write what is held now (jobs thread); a refusal names the guest."""
+        spec = self.supervisor.spec
+        try:
+            job()
+        except LeaseHeldError as error:
+            holders.name_guest(error, spec.resources, spec.runtime_dir)
+            raise
         self.publish()
 
     def publish(self) -> None:

@@ -133,7 +133,10 @@ def test_steps_out_of_turn_are_refused_and_change_nothing(world: World) -> None:
     assert "it is running, not incoming" in refusal(lambda: target.complete_in(cookie)).desc
     assert "it is running, not incoming" in refusal(target.cancel_in).desc
     assert "still shares it" in refusal(target.prepare).desc
-    assert refusal(source.cancel_out).fields["exit_code"] == 110
+    held = refusal(source.cancel_out)
+    assert held.fields["exit_code"] == 110
+    assert target.guard is not None
+    assert f"held by guest web1 ({world.uuid}), supervisor pid {target.guard.pid}" in held.desc
     source.complete_out()
     waiting.until(lambda: target.leases() == [("exclusive", "held")], DEADLINE_S, "it is alone")
     assert target.prepare() != cookie
