@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 
 from supervisor.guard.lifecycle import PUBLIC_STATE
+from tests.faults.room import fill, tmpfs
 from tests.support import proclocks, waiting
 from tests.support.guest.checker import check, describe
 from tests.support.moving import DEADLINE_S
@@ -23,6 +24,7 @@ from tests.support.wire import Closed, Refused
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from tests.support.moving import End, World
 
@@ -155,6 +157,36 @@ def writes(disk: str) -> None:
     """Wait until a guest writes to the disk."""
     before = newest(disk)
     waiting.until(lambda: newest(disk) > before + WRITES, DEADLINE_S, "the guest writes")
+
+
+@pytest.mark.usefixtures("as_root")
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_runtime_directories_that_are_full_hold_nothing_up(
+    world: World, tmp_path: Path, *, cancelled: bool
+) -> None:
+    with tmpfs(tmp_path, "size=256k") as path:
+        for number, guards in enumerate(world.hosts):
+            guards.runtime_dir = f"{path}/{number}"
+        pair = Pair(world, "migrating-out, incoming")
+        with open(f"{path}/filler", "wb", buffering=0) as filler:
+            fill(filler.fileno())
+        source, destination = pair.ends()
+        source.send_to(destination)
+        if cancelled:
+            destination.cancel_in()
+            source.cancel_out()
+        else:
+            destination.complete_in(pair.cookie)
+            source.complete_out()
+        last = source if cancelled else destination
+        last.monitor.execute("cont")
+        writes(world.disk)
+        waiting.until(lambda: last.leases() == [("exclusive", "held")], DEADLINE_S, "it is alone")
+        assert last.guard is not None
+        assert "No space left on device" in last.guard.stderr()
+        last.guard.kill()
+        report = check(world.disk)
+        assert report.clean, describe(report)
 
 
 def test_the_page_knows_every_stage_and_its_words_are_the_codes() -> None:

@@ -10,7 +10,6 @@ import json
 import os
 import subprocess
 import uuid
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,12 +18,13 @@ from supervisor import records, rundir
 from supervisor.client import NoAnswerError, get_child
 from supervisor.spec import Containment
 from tests.faults import firmware, processes
+from tests.faults.room import PAGE, fill, tmpfs
 from tests.support import locking, waiting
 from tests.support.guard import DEADLINE_S, descendants
 from tests.support.stepping import Stepper, thread_reading_eventfd
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     from tests.support.command import Command
@@ -34,25 +34,11 @@ pytestmark = pytest.mark.usefixtures("as_root")
 
 MODES = (Containment.PDEATHSIG, Containment.PIDNS)
 FAILED, SUPERVISED, NO_SUCH_GUEST = 111, 110, 1
-PAGE = 4096
 
 
 @pytest.fixture
 def disk(tmp_path: Path) -> str:
     return firmware.image(tmp_path / "disk")
-
-
-@contextmanager
-def tmpfs(directory: Path, options: str) -> Iterator[str]:
-    """Mount a tmpfs with `options` while the context lasts."""
-    path = directory / "tmpfs"
-    path.mkdir(exist_ok=True)
-    mount = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(path)]
-    subprocess.run(mount, check=True, timeout=DEADLINE_S)
-    try:
-        yield str(path)
-    finally:
-        subprocess.run(["umount", "--lazy", str(path)], check=True, timeout=DEADLINE_S)
 
 
 def appearance(disk: str) -> tuple[object, ...]:
@@ -140,15 +126,6 @@ def test_a_filesystem_that_becomes_full_refuses_an_attach_and_the_guest_goes_on(
         assert not locking.is_free(plugged)
         assert not locking.is_free(disk)
         guards.end(guard)
-
-
-def fill(fd: int) -> None:
-    """Write until the filesystem is full."""
-    try:
-        while os.write(fd, bytes(PAGE)):
-            pass
-    except OSError:
-        return
 
 
 @pytest.mark.parametrize("claimed", [False, True], ids=["empty", "claimed before"])

@@ -130,6 +130,7 @@ class World:
         self.hosts = tuple(Guards(directory / name) for name in ("here", "there"))
         self._directory = directory
         self._ends: list[End] = []
+        self._sockets = 0
 
     def __enter__(self) -> Self:
         return self
@@ -140,8 +141,8 @@ class World:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for end in self._ends:
-            end.close()
+        while self._ends:
+            self._ends.pop().close()
         for guards in self.hosts:
             guards.__exit__(kind, error, trace)
 
@@ -158,7 +159,8 @@ class World:
         return self._add(End(self, None, self._uri() if waits else None))
 
     def _uri(self) -> str:
-        return f"unix:{self._directory}/{len(self._ends)}.sock"
+        self._sockets += 1
+        return f"unix:{self._directory}/{self._sockets}.sock"
 
     def _add(self, end: End) -> End:
         self._ends.append(end)
