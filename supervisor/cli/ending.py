@@ -51,10 +51,12 @@ def stop_command(
     found = find(guest, runtime_dir, config)
     with Witnesses(found) as witnesses, Request(found, timeout) as request:
         via, timeout_s = request.make(witnesses)
-        render.put(f"stopping {found.words()}: {via}")
-        witnesses.wait(None if timeout_s is None else timeout_s + GONE_WITHIN_S)
+        try:
+            render.put(f"stopping {found.words()}: {via}")
+        finally:  # whoever reads it or not: it is being stopped
+            witnesses.wait(None if timeout_s is None else timeout_s + GONE_WITHIN_S)
+            rundir.remove_dead(found.path)
         status = request.status_said()
-    rundir.remove_dead(found.path)
     render.put(f"{found.words()} is gone{_HOW.get(status, f' with exit status {status}')}")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import signal
+import subprocess
 import time
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ import pytest
 
 from supervisor.spec import Containment
 from tests.support import waiting
-from tests.support.command import freeze
+from tests.support.command import PROGRAM, freeze
 from tests.support.locking import Locker, is_free, until_waited_for
 from tests.support.qemu import idle_argv
 
@@ -281,3 +282,14 @@ def test_a_dead_guards_directory_is_gone_after_list(guards: Guards, command: Com
     assert len(os.listdir(guards.runtime_dir)) == 2
     assert [guest["name"] for guest in command.json("list")] == ["web2"]
     assert os.listdir(guards.runtime_dir) == [alive.spec.uuid]
+
+
+def test_stop_waits_for_the_end_though_nothing_can_be_printed(
+    guards: Guards, command: Command
+) -> None:
+    guard = guards.run(plugin="nop", name="web1", command=DEAF, stop_timeout_s=0.5)
+    with open("/dev/full", "wb") as full:
+        argv = [PROGRAM, "stop", "web1"]
+        done = subprocess.run(argv, env=command.env, stdout=full, timeout=30, check=False)
+    assert is_dead(guard.pidfd)
+    assert done.returncode == 111

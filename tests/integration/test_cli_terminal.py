@@ -1,4 +1,4 @@
-"""Does an answer fit the terminal that it is read on, and stay one line a row elsewhere?"""
+"""Does an answer fit where it is read: a terminal, or a file?"""
 
 from __future__ import annotations
 
