@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 from lockplugins.contract import ConfigError, Mode, UnsupportedError
-from supervisor import config, spec
+from supervisor import config, spec, specify
 from supervisor.discovery.disk import Disk
 
 TYPE_CHECKING = False
@@ -29,29 +29,8 @@ class Parameters:
     def __init__(self, plugin: str, config_file: str | None, runtime_dir: str | None) -> None:
         self.cookie: str | None = None
         self._registered: list[Disk] = []
-        self._given: Given = {
-            "name": None,
-            "uuid": None,
-            "guest_id": None,
-            "plugin": plugin,
-            "disk": (),
-            "lease": (),
-            "no_discover": False,
-            "domain_xml": None,
-            "wait": 0.0,
-            "incoming": False,
-            "on_lockfailure": None,
-            "containment": None,
-            "no_monitor": False,
-            "stop_timeout": None,
-            "ready_fd": None,
-            "handshake_fd": None,
-            "detach": True,
-            "log": None,
-            "config": config_file,
-            "runtime_dir": runtime_dir,
-            "command": (),
-        }
+        self._given = specify.nothing_given()
+        self._given |= {"plugin": plugin, "config": config_file, "runtime_dir": runtime_dir}
 
     @property
     def uuid(self) -> str | None:

@@ -56,6 +56,33 @@ _HOLDS_NOTHING = "nop"
 _LOCKS_AS_LOCKD = "file"
 
 
+def nothing_given() -> Given:
+    """Return what `run` is given when no option is."""
+    return {
+        "name": None,
+        "uuid": None,
+        "guest_id": None,
+        "plugin": None,
+        "disk": (),
+        "lease": (),
+        "no_discover": False,
+        "domain_xml": None,
+        "wait": 0.0,
+        "incoming": False,
+        "on_lockfailure": None,
+        "containment": None,
+        "no_monitor": False,
+        "stop_timeout": None,
+        "ready_fd": None,
+        "handshake_fd": None,
+        "detach": False,
+        "log": None,
+        "config": None,
+        "runtime_dir": None,
+        "command": (),
+    }
+
+
 def build(given: Given) -> GuestSpec:
     """Return what the guard is to be told; raises LockError with the exit code."""
     settings = config.read(given["config"])

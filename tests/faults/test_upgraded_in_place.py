@@ -6,13 +6,16 @@ first one comes: parts of another version would not fit.
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 from typing import TYPE_CHECKING
 
 import pytest
 
+import lockplugins
 from supervisor import client
+from supervisor.manager import LockManager, NewFlags, ObjectType
 from supervisor.spec import render
 from tests.support import waiting
 from tests.support.guard import DEADLINE_S
@@ -70,6 +73,17 @@ def unanswered(guard: Guard) -> None:
         asked.execute("query-status", timeout_s=1)
 
 
+def attached(runtime_dir: str, guest_uuid: str) -> int:
+    """Return the guest's pid as a daemon is told that attaches to it."""
+    plugin = lockplugins.load("file")
+    with LockManager(plugin, ObjectType.DOMAIN, NewFlags.ATTACH, runtime_dir=runtime_dir) as found:
+        found.set_parameter("uuid", guest_uuid)
+        child = found.get_child()
+    assert child.pidfd is not None
+    os.close(child.pidfd)
+    return child.pid
+
+
 @pytest.mark.parametrize("change", [Installed.upgrade, Installed.pull, Installed.remove])
 def test_the_guest_runs_on_and_is_told_of_once(
     change: Callable[[Installed], None], guards: Guards, command: Command, tmp_path: Path
@@ -85,6 +99,7 @@ def test_the_guest_runs_on_and_is_told_of_once(
     assert guard.stderr().count(UPGRADED) == 1
     assert guards.refusal(disk).code == 110
     assert command("child", guard.spec.uuid).out == f"{guard.child_pid}\n"
+    assert attached(guards.runtime_dir, guard.spec.uuid) == guard.child_pid
     assert command.json("status", guard.spec.uuid)["state"] == "unknown"
     assert command("kill", guard.spec.uuid).code == 0
     assert guard.wait().code == -signal.SIGKILL

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import uuid
 from typing import TYPE_CHECKING
 
@@ -18,7 +17,6 @@ from supervisor.starting import NotStartedError
 from supervisor.vocabulary import WrongOrderError
 from tests.support import proclocks, waiting
 from tests.support.daemon import DEADLINE_S, IDLE, Daemon, new_disk
-from tests.support.sources import CHECKOUT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -27,20 +25,6 @@ if TYPE_CHECKING:
 HELD = [("WRITE", 0, "0")]
 DISK = ResourceType.DISK
 UUID = "5f2c1d3e-0000-4000-8000-00000000001e"
-
-# Has the leases and does not say run; what it is told to execute signs a file.
-DAEMON = """
-import sys, lockplugins
-from supervisor.manager import LockManager, ObjectType, ResourceType
-runtime_dir, log, uuid, disk, *argv = sys.argv[1:]
-manager = LockManager(lockplugins.load("file"), ObjectType.DOMAIN, runtime_dir=runtime_dir)
-for key, value in (("uuid", uuid), ("log", log)):
-    manager.set_parameter(key, value)
-manager.register_resource(ResourceType.DISK, disk)
-manager.acquire_object(argv)
-print("acquired", flush=True)
-sys.stdin.read()
-"""
 
 
 @pytest.fixture
@@ -128,17 +112,8 @@ def test_a_daemon_killed_before_run_leaves_nothing(
     daemon: Daemon, disk: str, tmp_path: Path
 ) -> None:
     signed = tmp_path / "signed"
-    words = [daemon.runtime_dir, str(tmp_path / "log"), UUID, disk, *signs(signed)]
-    with subprocess.Popen(
-        [sys.executable, "-c", DAEMON, *words],
-        cwd=CHECKOUT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    ) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"acquired\n"
+    with daemon.process(UUID, disk, signs(signed)):
         assert proclocks.bytes_locked(disk) == HELD
-        process.kill()
     freed(disk)
     assert not signed.exists()
     assert daemon.manager(NewFlags.ATTACH, guest_uuid=UUID).shutdown(DEADLINE_S)

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -21,7 +19,6 @@ from supervisor.vocabulary import GuestRunsError
 from tests.support import proclocks, waiting
 from tests.support.daemon import DEADLINE_S, IDLE, Daemon, new_disk
 from tests.support.guest.checker import check
-from tests.support.sources import CHECKOUT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,22 +30,6 @@ if TYPE_CHECKING:
 UUID = "5f2c1d3e-0000-4000-8000-00000000001e"
 HELD = [("WRITE", 0, "0")]
 DISK = ResourceType.DISK
-
-# The daemon that is killed: starts a guest as the seed does, says its pid, and is heard no more.
-DAEMON = """
-import sys, time, lockplugins
-from supervisor.manager import LockManager, ObjectType, ResourceType
-runtime_dir, log, uuid, disk, *argv = sys.argv[1:]
-plugin = lockplugins.load("file")
-manager = LockManager(plugin, ObjectType.DOMAIN, runtime_dir=runtime_dir)
-for key, value in (("id", 1), ("uuid", uuid), ("name", "web1"), ("log", log)):
-    manager.set_parameter(key, value)
-manager.register_resource(ResourceType.DISK, disk)
-manager.acquire_object(argv)
-manager.run()
-print(manager.get_child().pid, flush=True)
-sys.stdin.read()
-"""
 
 
 def end(child: Child) -> None:
@@ -145,17 +126,9 @@ def test_at_libvirtd_restart_with_running_guests(
 ) -> None:
     disk = new_disk(tmp_path / "vda")
     qemu = machine(disk)
-    words = [daemon.runtime_dir, str(tmp_path / "log"), UUID, disk, *qemu.argv]
-    with subprocess.Popen(
-        [sys.executable, "-c", DAEMON, *words],
-        cwd=CHECKOUT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    ) as libvirtd:
-        assert libvirtd.stdout is not None
-        said = int(libvirtd.stdout.readline())
+    with daemon.process(UUID, disk, qemu.argv) as libvirtd:
+        said = libvirtd.run()
         nonce = qemu.wait_ready()
-        libvirtd.kill()
     # > foreach still running guest:
     # > manager = virLockManagerNew(driver, VIR_LOCK_MANAGER_START_DOMAIN, NEW_ATTACH);
     manager = LockManager(

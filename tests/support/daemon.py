@@ -7,6 +7,8 @@ runtime directory in the end is revoked. Judges nothing.
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import uuid
 from typing import TYPE_CHECKING
 
@@ -18,18 +20,68 @@ from supervisor.ending import revoke
 from supervisor.manager import LockManager, ObjectType
 from tests.support import waiting
 from tests.support.qemu import guest_argv, wait_ready
+from tests.support.sources import CHECKOUT
 from tests.support.wire import Wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
-    from typing import Any
+    from typing import Any, Self
 
     from lockplugins.loading import LoadedPlugin
 
 DEADLINE_S = 30.0
 DISK_BYTES = 16 << 20
 IDLE = ("/bin/sleep", "1000000")
+
+
+_PROCESS = """
+import sys, lockplugins
+from supervisor.manager import LockManager, ObjectType, ResourceType
+runtime_dir, log, uuid, disk, *argv = sys.argv[1:]
+manager = LockManager(lockplugins.load("file"), ObjectType.DOMAIN, runtime_dir=runtime_dir)
+for key, value in (("id", 1), ("uuid", uuid), ("name", "web1"), ("log", log)):
+    manager.set_parameter(key, value)
+manager.register_resource(ResourceType.DISK, disk)
+manager.acquire_object(argv)
+print("acquired", flush=True)
+if sys.stdin.readline() == "run\\n":
+    manager.run()
+    print(manager.get_child().pid, flush=True)
+    sys.stdin.read()
+"""
+
+
+class Process:
+    """A daemon in a process of its own: it has a guest's leases, lets it run, and is killed."""
+
+    def __init__(self, words: Sequence[str]) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", _PROCESS, *words],
+            cwd=CHECKOUT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self._says() == "acquired"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.communicate(timeout=DEADLINE_S)
+
+    def run(self) -> int:
+        """Have it let the guest run; returns the guest's pid."""
+        assert self._process.stdin is not None
+        self._process.stdin.write("run\n")
+        self._process.stdin.flush()
+        return int(self._says())
+
+    def _says(self) -> str:
+        assert self._process.stdout is not None
+        return self._process.stdout.readline().rstrip("\n")
 
 
 class Daemon:
@@ -58,6 +110,10 @@ class Daemon:
         manager.set_parameter("uuid", guest_uuid or str(uuid.uuid4()))
         manager.set_parameter("name", name)
         return manager
+
+    def process(self, guest_uuid: str, disk: str, argv: Sequence[str]) -> Process:
+        """Start another daemon of this host, with a guest of its own."""
+        return Process([self.runtime_dir, str(self.directory / "log"), guest_uuid, disk, *argv])
 
     def log(self, manager: LockManager) -> None:
         """Have the output of the guest kept with the test."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from supervisor import config
+from supervisor import config, specify
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,29 +26,8 @@ def unconfigured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def given(*command: str, **options: object) -> Given:
     """Return what click hands over when nothing else was given."""
-    made: Given = {
-        "name": None,
-        "uuid": None,
-        "guest_id": None,
-        "plugin": None,
-        "disk": (),
-        "lease": (),
-        "no_discover": False,
-        "domain_xml": None,
-        "wait": 0.0,
-        "incoming": False,
-        "on_lockfailure": None,
-        "containment": None,
-        "no_monitor": False,
-        "stop_timeout": None,
-        "ready_fd": None,
-        "handshake_fd": None,
-        "detach": False,
-        "log": None,
-        "config": None,
-        "runtime_dir": None,
-        "command": command,
-    }
+    made = specify.nothing_given()
+    made["command"] = command
     assert options.keys() <= made.keys()
     made.update(options)  # type: ignore[typeddict-item]  # checked in the line above
     return made
