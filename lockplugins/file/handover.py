@@ -80,7 +80,7 @@ class FileHandover(Handover):
         self._take = take
         self._leases = leases
         self._claim: Claim | None = None
-        self._attempt_byte = 0
+        self._attempt_byte = steps.NO_ATTEMPTS_BYTE
         self._lowered: list[Lease] = []
         self._lost = False
         self._verdict = _thread.allocate_lock()  # free when it is known whether we have lost

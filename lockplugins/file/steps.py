@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 VERB = "complete the migration of"
 # Below 2^61, where doctor tries locks.
 ATTEMPTS_BYTE = 1 << 60  # plus the nonce
+NO_ATTEMPTS_BYTE = ATTEMPTS_BYTE - 1  # where no cookie has named one: nobody locks it
 NEXT, OR = ",."
 ACK_S = 1.0
 SOON_S = 0.05  # naming who is in the way reads much of /proc
@@ -95,12 +96,10 @@ def decide(files: list[LockFile], attempt_byte: int) -> None:
     """Destination: it owns, or has run; returns when the source has seen it, or is gone.
 
     A source that is stopped is not waited for longer than ACK_S: it can take
-    nothing back while this end lives. `attempt_byte` is 0 where no cookie has told it.
+    nothing back while this end lives.
     """
     for file in files:
         file.set(READ, UNDECIDED_BYTE)
-    if not attempt_byte:
-        return
     deadline = time.monotonic() + ACK_S
     while any(file.conflict(WRITE, attempt_byte) for file in files):
         if time.monotonic() > deadline:

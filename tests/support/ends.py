@@ -7,6 +7,7 @@ descriptions, and exclude one another as any two do. Judges nothing.
 from __future__ import annotations
 
 import fcntl
+from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,7 +18,6 @@ from tests.support.locking import CopyingCarrier, on_a_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from concurrent.futures import Future
     from pathlib import Path
 
     from lockplugins.contract import Lease
@@ -36,6 +36,7 @@ class End:
         self.plugin = FilePlugin(config, self.carrier)
         self.side = self.plugin.migration()
         self.leases: list[Lease] = []
+        self.lost: Future[bool] = Future()
 
     def own(self, *disks: Path, mode: str = Mode.EXCLUSIVE) -> None:
         self.leases = self.plugin.acquire([Resource(str(disk), mode) for disk in disks], None)
@@ -47,7 +48,8 @@ class End:
     def hand_over(self) -> Future[bool]:
         """Hand over, and wait on a thread for what becomes of it, as the guard does."""
         self.side.hand_over()
-        return on_a_thread(self.side.has_lost)
+        self.lost = on_a_thread(self.side.has_lost)
+        return self.lost
 
     def complete_in(self, nonce: str, told: str) -> None:
         self.side.complete_in(nonce, told)
@@ -90,6 +92,15 @@ def source(ends: Callable[..., End]) -> End:
 @pytest.fixture
 def target(ends: Callable[..., End]) -> End:
     return ends()
+
+
+def handed_over(source: End, target: End, disk: Path) -> str:
+    """Bring them to where the source has handed over; returns what the target is told."""
+    source.own(disk)
+    target.wait(disk)
+    told = source.side.prepare(NONCE)
+    source.hand_over()
+    return told
 
 
 def image(path: Path) -> Path:

@@ -18,7 +18,7 @@ from lockplugins.contract import (
 )
 from lockplugins.file.plugin import FilePlugin
 from lockplugins.registry import Composite, capabilities
-from tests.support.ends import ALONE, NONCE, OTHER_NONCE, SHARED_BY_SOURCE, End, image
+from tests.support.ends import ALONE, NONCE, OTHER_NONCE, SHARED_BY_SOURCE, End, handed_over, image
 from tests.support.locking import CopyingCarrier, is_free, on_a_thread
 from tests.support.proclocks import below_qemus
 
@@ -74,10 +74,7 @@ def test_the_destination_gets_nothing_while_the_source_owns(
 def test_the_source_gone_the_destination_is_the_only_holder(
     source: End, target: End, disk: Path
 ) -> None:
-    source.own(disk)
-    target.wait(disk)
-    told = source.side.prepare(NONCE)
-    source.hand_over()
+    told = handed_over(source, target, disk)
     source.die()
     target.complete_in(NONCE, told)
     target.side.become_sole()
@@ -87,10 +84,7 @@ def test_the_source_gone_the_destination_is_the_only_holder(
 def test_between_the_ends_nobody_of_ours_gets_in(
     source: End, target: End, disk: Path, ends: Callable[..., End]
 ) -> None:
-    source.own(disk)
-    target.wait(disk)
-    told = source.side.prepare(NONCE)
-    source.hand_over()
+    told = handed_over(source, target, disk)
     source.die()
     stranger = ends()
     for mode in Mode.ALL:
@@ -119,15 +113,12 @@ def test_a_second_destination_and_sharers_of_ours_are_refused(
 def test_the_source_takes_its_leases_back_when_no_destination_is_left(
     source: End, target: End, disk: Path
 ) -> None:
-    source.own(disk)
-    target.wait(disk)
-    source.side.prepare(NONCE)
-    lost = source.hand_over()
+    handed_over(source, target, disk)
     with pytest.raises(LeaseHeldError, match="cancel at the destination first"):
         source.side.take_back()
     assert below_qemus(disk) == SHARED_BY_SOURCE
     target.die()
-    assert lost.result(DEADLINE_S) is False
+    assert source.lost.result(DEADLINE_S) is False
     source.side.take_back()
     assert source.said() == [(Mode.EXCLUSIVE, LeaseState.HELD)]
     assert below_qemus(disk) == ALONE
@@ -137,10 +128,7 @@ def test_the_source_takes_its_leases_back_when_no_destination_is_left(
 def test_the_source_takes_nothing_back_from_a_destination_that_owns(
     source: End, target: End, disk: Path
 ) -> None:
-    source.own(disk)
-    target.wait(disk)
-    told = source.side.prepare(NONCE)
-    source.hand_over()
+    told = handed_over(source, target, disk)
     target.complete_in(NONCE, told)
     with pytest.raises(LeaseHeldError):
         source.side.take_back()
@@ -150,13 +138,10 @@ def test_the_source_takes_nothing_back_from_a_destination_that_owns(
 def test_the_source_takes_nothing_back_from_a_destination_that_has_owned_and_is_gone(
     source: End, target: End, disk: Path
 ) -> None:
-    source.own(disk)
-    target.wait(disk)
-    told = source.side.prepare(NONCE)
-    lost = source.hand_over()
+    told = handed_over(source, target, disk)
     target.complete_in(NONCE, told)
     target.die()
-    assert lost.result(DEADLINE_S) is True
+    assert source.lost.result(DEADLINE_S) is True
     for _ in range(2):
         with pytest.raises(LockError, match="its destination has owned them since"):
             source.side.take_back()
@@ -166,12 +151,9 @@ def test_the_source_takes_nothing_back_from_a_destination_that_has_owned_and_is_
 def test_an_attempt_whose_destination_is_gone_has_no_other_one(
     source: End, target: End, disk: Path, ends: Callable[..., End]
 ) -> None:
-    source.own(disk)
-    target.wait(disk)
-    source.side.prepare(NONCE)
-    lost = source.hand_over()
+    handed_over(source, target, disk)
     target.die()
-    assert lost.result(DEADLINE_S) is False
+    assert source.lost.result(DEADLINE_S) is False
     with pytest.raises(LeaseHeldError):
         ends().wait(disk)
     source.side.take_back()
@@ -223,10 +205,7 @@ def test_shared_disks_are_shared_at_once_and_copied_ones_exclusive(
 def test_until_it_is_the_only_holder_the_destination_keeps_its_leases_as_they_are(
     source: End, target: End, disk: Path
 ) -> None:
-    source.own(disk)
-    target.wait(disk)
-    told = source.side.prepare(NONCE)
-    source.hand_over()
+    told = handed_over(source, target, disk)
     target.complete_in(NONCE, told)
     for attempt in (
         lambda: target.plugin.release(target.leases[0]),
@@ -243,10 +222,7 @@ def test_with_a_lock_file_of_its_own_and_one_that_is_replaced(
 ) -> None:
     lockspace = tmp_path / "lockspace"
     source, target = (ends(file_lockspace_dir=str(lockspace)) for _ in range(2))
-    source.own(disk)
-    target.wait(disk)
-    told = source.side.prepare(NONCE)
-    source.hand_over()
+    told = handed_over(source, target, disk)
     (name,) = os.listdir(lockspace)
     assert below_qemus(lockspace / name) == SHARED_BY_SOURCE
     os.rename(lockspace / name, tmp_path / "away")

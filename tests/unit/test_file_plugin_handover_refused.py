@@ -8,7 +8,7 @@ import pytest
 
 from lockplugins.contract import ConfigError, LeaseHeldError
 from tests.support import proclocks
-from tests.support.ends import NONCE, OTHER_NONCE, SHARED_BY_SOURCE, End, image
+from tests.support.ends import NONCE, OTHER_NONCE, SHARED_BY_SOURCE, End, handed_over, image
 from tests.support.locking import READ, Locker
 from tests.support.proclocks import below_qemus
 
@@ -65,10 +65,7 @@ def test_another_name_of_the_same_disk_will_do(
 def test_a_stranger_who_shares_byte_0_is_named_and_the_destination_does_not_own(
     source: End, target: End, disk: Path, *, posix: bool, alone: bool
 ) -> None:
-    source.own(disk)
-    target.wait(disk)
-    told = source.side.prepare(NONCE)
-    source.hand_over()
+    told = handed_over(source, target, disk)
     with Locker(disk, kind=READ, posix=posix) as stranger:
         assert stranger.held
         if alone:
