@@ -82,9 +82,8 @@ class Guest:
 class Resource:
     """One thing to claim: a disk by path, or an explicit lease by lockspace and key.
 
-    `path` is the name as given; `identity` replaces it where names must be equal on several
-    hosts. `lockspace`, `key`, `offset_bytes`: for `ResourceType.LEASE` only. `found_in` tells a
-    person what named it; the guard is not told.
+    `path` is the name as given; `identity` replaces it where names must be equal on all hosts.
+    `lockspace`, `key`, `offset_bytes`: an explicit lease's. `found_in`: what named it, for people.
     """
 
     __slots__ = ("found_in", "identity", "key", "lockspace", "mode", "offset_bytes", "path", "type")
@@ -114,11 +113,12 @@ class Resource:
 class Lease:
     """One claim that a plugin acquired; `lease` is the lock manager's own name for it."""
 
-    __slots__ = ("generation", "lease", "lockspace", "mode", "resource", "state", "type")
+    __slots__ = ("claim", "generation", "lease", "lockspace", "mode", "resource", "state", "type")
 
     def __init__(
         self, resource: Resource, lockspace: str, lease: str, generation: int | None = None
     ) -> None:
+        self.claim = resource
         self.resource = resource.path
         self.type = resource.type
         self.mode = resource.mode

@@ -139,8 +139,7 @@ def render(spec: GuestSpec) -> list[str]:
 
 def _render_resource(resource: Resource) -> list[tuple[str, str]]:
     if resource.type == ResourceType.LEASE:
-        tail = f":{resource.path}:{resource.offset_bytes}" if resource.path else ""
-        return [(Key.LEASE, f"{resource.lockspace}:{resource.key}{tail}")]
+        return [(Key.LEASE, lease_words(resource))]
     words = [(Key.DISK, f"{resource.mode}:{resource.path}")]
     if resource.identity is not None:
         words.append((Key.IDENTITY, resource.identity))
@@ -222,6 +221,12 @@ def is_uuid(text: str) -> bool:
     groups = text.split("-")
     sizes = [len(group) for group in groups]
     return sizes == UUID_GROUPS and not "".join(groups).strip("0123456789abcdef")
+
+
+def lease_words(lease: Resource) -> str:
+    """Return what `parse_lease` parses."""
+    tail = f":{lease.path}:{lease.offset_bytes}" if lease.path else ""
+    return f"{lease.lockspace}:{lease.key}{tail}"
 
 
 def parse_lease(text: str) -> Resource:

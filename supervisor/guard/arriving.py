@@ -8,11 +8,12 @@ from __future__ import annotations
 from lockplugins.contract import ConfigError, LeaseHeldError, LockError
 from supervisor.guard.lifecycle import Event, State
 from supervisor.guard.loop import now
+from supervisor.qmp.status import enable, look
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from supervisor.guard.migrating import Arguments, Migration
-    from supervisor.qmp.server import Done
+    from supervisor.guard.migrating import Migration
+    from supervisor.qmp.server import Arguments, Done
 
 LATE_ACTIVATION = "late-block-activate"
 PATIENCE_S = 10.0  # for the source to hand over, unless the client says otherwise
@@ -25,6 +26,7 @@ class Arrival:
 
     def __init__(self, migration: Migration) -> None:
         self._migration = migration
+        self._monitor = migration.monitor
         self._supervisor = migration.supervisor
 
     def receive(self) -> None:
@@ -42,9 +44,7 @@ class Arrival:
                 LockError("await", self._migration.name, f"QEMU: {why}", "it is ended")
             )
 
-        self._migration.enable(
-            LATE_ACTIVATION, lambda: self._migration.look(looked, failed), failed
-        )
+        enable(self._monitor, LATE_ACTIVATION, lambda: look(self._monitor, looked, failed), failed)
 
     def complete(self, arguments: Arguments, done: Done) -> None:
         """Destination: be the owner, as soon as the source has handed over."""
@@ -52,7 +52,7 @@ class Arrival:
         deadline = now() + _seconds(arguments.get("timeout_s", PATIENCE_S))
 
         def attempt() -> None:
-            self._migration.look(looked, lambda why: self._migration.refuse(done, why))
+            look(self._monitor, looked, lambda why: self._migration.refuse(done, why))
 
         def again(error: LockError) -> None:
             if now() >= deadline or self._supervisor.state != State.INCOMING:
@@ -97,7 +97,7 @@ class Arrival:
         def sole(_result: object, error: BaseException | None) -> None:
             if error is not None:  # shared as before: no writer gets in
                 self._migration.say(str(error))
-            supervisor.jobs.submit(self._migration.publish)
+            supervisor.jobs.submit(supervisor.publish)
 
         supervisor.jobs.apart(self._migration.handover.become_sole, sole)
 

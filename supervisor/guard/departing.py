@@ -12,11 +12,12 @@ import os
 from lockplugins.contract import ConfigError
 from lockplugins.handover import Handover
 from supervisor.guard.lifecycle import Event, State
+from supervisor.qmp.status import enable, look
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from supervisor.guard.migrating import Arguments, Migration
-    from supervisor.qmp.server import Done
+    from supervisor.guard.migrating import Migration
+    from supervisor.qmp.server import Arguments, Done
 
 EVENTS = "events"
 LEAVING = (State.MIGRATING_OUT, State.MIGRATED)
@@ -30,6 +31,7 @@ class Departure:
 
     def __init__(self, migration: Migration) -> None:
         self._migration = migration
+        self._monitor = migration.monitor
         self._supervisor = migration.supervisor
         self._attempt: str | None = None
         self._cancelling = False
@@ -73,7 +75,7 @@ class Departure:
             self._supervisor.on_event("MIGRATION_PREPARED", {"uri": uri})
             done({"cookie": self._migration.cookie(nonce, told)})
 
-        self._migration.enable(EVENTS, lambda: self._migration.look(looked, failed), failed)
+        enable(self._monitor, EVENTS, lambda: look(self._monitor, looked, failed), failed)
 
     def _end_attempt(self) -> None:
         """We are the owner, and the guest may run."""
@@ -119,7 +121,7 @@ class Departure:
             self._supervisor.on_event("MIGRATION_CANCELLED", {"side": "source"})
             done({})
 
-        self._migration.look(looked, lambda why: self._migration.refuse(done, why))
+        look(self._monitor, looked, lambda why: self._migration.refuse(done, why))
 
     def complete(self, _arguments: Arguments, done: Done) -> None:
         """Source: end the guest, and its leases with it; answered when it is dead."""
@@ -132,4 +134,4 @@ class Departure:
             else:
                 self._migration.end(Event.AWAY, "MIGRATION_COMPLETED", "source", done)
 
-        self._migration.look(looked, lambda why: self._migration.refuse(done, why))
+        look(self._monitor, looked, lambda why: self._migration.refuse(done, why))

@@ -25,6 +25,15 @@ def _ignore(_result: object, error: BaseException | None) -> None:
         raise error
 
 
+def _code_times() -> dict[str, int]:
+    """When was each file of our code written, and of what is loaded late to work with it?"""
+    ours = __file__.removesuffix("guard/jobs.py")
+    paths = (
+        f"{ours}{part}/{name}" for part in ("guard", "qmp") for name in posix.listdir(ours + part)
+    )
+    return {path: posix.stat(path).st_mtime_ns for path in paths if path.endswith(".py")}
+
+
 class Jobs:
     """One thread; `start` it after the guest is forked. The rest is for the main thread."""
 
@@ -32,6 +41,7 @@ class Jobs:
         self._loop = loop
         self._queue: list[tuple[Job, Then]] = []
         self._pending_fd = posix.eventfd(0, posix.EFD_CLOEXEC | posix.EFD_SEMAPHORE)
+        self._code_times = _code_times()
 
     def start(self) -> None:
         """Start the thread."""
@@ -49,6 +59,17 @@ class Jobs:
         except RuntimeError as error:  # RLIMIT_NPROC, pids.max: no answer, and no reason to end
             failure = error
             self._loop.post(lambda: then(None, failure))
+
+    def load(self, module: str, then: "Callable[[BaseException | None], None]") -> None:
+        """Load, off the main thread, a part of the guard that not every guest needs."""
+
+        def job() -> None:
+            # Replaced on the disk? The parts of another version would not fit (D8).
+            if _code_times() != self._code_times:
+                raise ImportError("lock-supervisor has been replaced since the guest's start")
+            __import__(module)
+
+        self.submit(job, lambda _result, error: then(error))
 
     def _work(self) -> None:
         while True:

@@ -187,7 +187,7 @@ class Launching:
             supervisor.migration = Migration(supervisor)
             supervisor.migration.arrival.receive()
 
-        supervisor.load("supervisor.guard.migrating", loaded)
+        supervisor.jobs.load("supervisor.guard.migrating", loaded)
 
     def _exec_failed(self, number: int, stage: str) -> None:
         found = exitcodes.NOT_FOUND if number == errno.ENOENT else exitcodes.NOT_EXECUTABLE

@@ -13,6 +13,7 @@ class State:
     LAUNCHING = "launching"  # told to exec, not heard of yet
     RUNNING = "running"
     INCOMING = "incoming"  # a migration's destination, not yet the owner of its disks
+    PARKED = "parked"  # stopped at a client's request, its leases held
     MIGRATING_OUT = "migrating-out"  # a migration is prepared; still the owner
     MIGRATED = "migrated"  # stopped for good, unless cancelled; the destination may be the owner
     STOPPING = "stopping"  # asked to end, the stop timer runs
@@ -20,8 +21,8 @@ class State:
     RELEASING = "releasing"  # proven dead
     ENDED = "ended"
     ALL = (
-        ACQUIRING, ACQUIRED, LAUNCHING, RUNNING, INCOMING, MIGRATING_OUT, MIGRATED, STOPPING,
-        FENCING, RELEASING, ENDED,
+        ACQUIRING, ACQUIRED, LAUNCHING, RUNNING, INCOMING, PARKED, MIGRATING_OUT, MIGRATED,
+        STOPPING, FENCING, RELEASING, ENDED,
     )  # fmt: skip
 
 
@@ -32,6 +33,8 @@ class Event:
     GO = "go"  # the launcher agrees
     RECEIVING = "receiving"  # a migration's destination executes
     UP = "up"  # the guest executes; a destination: and is watched
+    PARKED = "parked"  # QEMU says that the guest has stopped, as a client has asked
+    RESUMED = "resumed"  # somebody has it run again
     PREPARED = "prepared"  # a client means to migrate the guest
     HANDED = "handed"  # it has stopped for good, and its leases can be the destination's
     CANCELLED = "cancelled"  # the source owns again, or the destination gives up
@@ -44,8 +47,8 @@ class Event:
     DEAD = "dead"  # the kernel says so: a readable pidfd
     RELEASED = "released"
     ALL = (
-        LEASED, GO, RECEIVING, UP, PREPARED, HANDED, CANCELLED, ARRIVED, AWAY, FAILED, STOP,
-        INSIST, LOST, DEAD, RELEASED,
+        LEASED, GO, RECEIVING, UP, PARKED, RESUMED, PREPARED, HANDED, CANCELLED, ARRIVED, AWAY,
+        FAILED, STOP, INSIST, LOST, DEAD, RELEASED,
     )  # fmt: skip
 
 
@@ -87,7 +90,15 @@ TABLE: dict[tuple[str, str], tuple[str, str]] = (
             Event.RECEIVING: (State.INCOMING, Action.RECEIVE),
         },
     )
-    | _row(State.RUNNING, _AFTER_GO | {Event.PREPARED: (State.MIGRATING_OUT, Action.NOTHING)})
+    | _row(
+        State.RUNNING,
+        _AFTER_GO
+        | {
+            Event.PARKED: (State.PARKED, Action.NOTHING),
+            Event.PREPARED: (State.MIGRATING_OUT, Action.NOTHING),
+        },
+    )
+    | _row(State.PARKED, _AFTER_GO | {Event.RESUMED: (State.RUNNING, Action.NOTHING)})
     | _row(
         State.INCOMING,
         _AFTER_GO

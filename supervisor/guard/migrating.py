@@ -10,33 +10,25 @@ are handed over.
 
 from __future__ import annotations
 
-from lockplugins.contract import (
-    ConfigError,
-    LeaseHeldError,
-    LeaseUnknownError,
-    LockError,
-    UnsupportedError,
-)
+from lockplugins.contract import ConfigError, LeaseUnknownError, LockError, UnsupportedError
 from lockplugins.handover import Handover
-from supervisor import exitcodes, holders
+from supervisor import exitcodes
 from supervisor.guard import announce
 from supervisor.guard.arriving import Arrival
 from supervisor.guard.departing import LEAVING, Departure
-from supervisor.guard.lifecycle import PUBLIC_STATE, State
+from supervisor.guard.lifecycle import State
 from supervisor.guard.loop import now
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from supervisor.guard.commands import Step
     from supervisor.guard.supervise import Supervisor
-    from supervisor.qmp.server import Done
+    from supervisor.qmp.server import Arguments, Done
 
-    Looked = Callable[[str, str], None]
-    Arguments = dict[str, object]
 
 COOKIE = "lock-supervisor-1"
-ANSWER_S = 30.0  # a QEMU that is just starting, on a busy host
 DEAF_S = 1.0
 _WORDS = 5
 _NONCE = 2 * Handover.NONCE_BYTES
@@ -49,8 +41,7 @@ class MigrationError(LockError):
 class Migration:
     """The migrations of one guest, in and out, on the main thread.
 
-    While `fenced` a guest that runs is ended; `_step` is the command that has
-    no answer yet.
+    While `fenced` a guest that runs is ended.
     """
 
     def __init__(self, supervisor: Supervisor) -> None:
@@ -62,44 +53,25 @@ class Migration:
         if monitor is None:
             why = "it has no private monitor to see its migration by"
             raise UnsupportedError("migrate", self.name, why, "nothing was touched")
-        self._monitor = monitor
-        self._monitor.on_event = self._heard
-        self._monitor.on_close = self._deaf
+        self.monitor = monitor
+        self.monitor.listeners.append(self._heard)
+        self.monitor.on_close = self._deaf
         self.fenced = False
-        self._step = ""
         self.arrival = Arrival(self)
         self._departure = Departure(self)
 
-    def obey(self, command: str, arguments: dict[str, object], done: Done) -> None:
-        """Obey a client; raises LockError before anything is touched."""
+    def step(self, command: str, arguments: Arguments) -> Step:
+        """Return in which states a client's command is obeyed, and what does it."""
         cancel = arguments.get("cancel", False)
         if not isinstance(cancel, bool):
             raise ConfigError("obey", command, "cancel is neither true nor false")
-        states, begin = {
+        return {
             ("prepare-migrate", False): ((State.RUNNING,), self._departure.prepare),
             ("complete-migrate-in", False): ((State.INCOMING,), self.arrival.complete),
             ("complete-migrate-in", True): ((State.INCOMING,), self.arrival.cancel),
             ("complete-migrate-out", False): (LEAVING, self._departure.complete),
             ("complete-migrate-out", True): (LEAVING, self._departure.cancel),
         }[command, cancel and command != "prepare-migrate"]
-        if self._step:
-            raise MigrationError(command, self.name, f"{self._step} is under way", "wait for it")
-        if self.supervisor.state not in states:
-            why = f"it is {PUBLIC_STATE[self.supervisor.state]}, not {' or '.join(states)}"
-            raise MigrationError(command, self.name, why, "see status")
-
-        def answer(
-            result: object, error: LockError | None = None, fds: tuple[int, ...] = ()
-        ) -> None:
-            self._step = ""
-            done(result, error, fds)
-
-        self._step = f"{command}{' (cancel)' * cancel}"
-        try:
-            begin(arguments, answer)
-        except LockError:
-            self._step = ""
-            raise
 
     def cookie(self, nonce: str, told: str) -> str:
         """Return what names this attempt to the destination: a line of printable ASCII."""
@@ -154,48 +126,10 @@ class Migration:
             why = "its monitor is closed, so that nobody sees whether it runs"
             self.supervisor.loop.at("deaf", now() + DEAF_S, lambda: self.supervisor.lose(why))
 
-    def enable(
-        self, capability: str, then: Callable[[], None], failed: Callable[[str], None]
-    ) -> None:
-        """Set one of QEMU's migration capabilities, of which it keeps the others."""
-        self._monitor.execute(
-            "migrate-set-capabilities",
-            {"capabilities": [{"capability": capability, "state": True}]},
-            lambda _result, reason: then() if reason is None else failed(reason),
-            ANSWER_S,
-        )
-
-    def look(self, then: Looked, failed: Callable[[str], None]) -> None:
-        """Call `then(status of QEMU, status of its migration)`, the latter "" if there was none."""
-        found: list[str] = []
-
-        def answered(result: object, reason: str | None) -> None:
-            found.append(str(result.get("status", "")) if isinstance(result, dict) else "")
-            if reason is not None:
-                failed(reason)
-            elif len(found) == 1:
-                self._monitor.execute("query-migrate", {}, answered, ANSWER_S)
-            else:
-                then(found[0], found[1])
-
-        self._monitor.execute("query-status", {}, answered, ANSWER_S)
-
     def publish_after(self, job: Callable[[], None]) -> None:
         """Hand leases over and write what is held now (jobs thread); a refusal names the guest."""
-        spec = self.supervisor.spec
-        try:
-            job()
-        except LeaseHeldError as error:
-            holders.name_guest(error, spec.resources, spec.runtime_dir)
-            raise
-        self.publish()
-
-    def publish(self) -> None:
-        """Write what is held now, if it can be: the locks have changed all the same (jobs)."""
-        try:
-            self.supervisor.record.publish(self.supervisor.child.pid, self.supervisor.leases)
-        except LockError as error:
-            announce.say(str(error))
+        self.supervisor.naming_who(job, self.supervisor.spec.resources)
+        self.supervisor.publish()
 
     def say(self, text: str) -> None:
         self.supervisor.jobs.submit(lambda: announce.say(text))

@@ -20,6 +20,7 @@ from supervisor.guard.signals import SIGTERM, STOPPING, send
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from typing import TypeVar
 
     from lockplugins.contract import Lease, Resource
     from supervisor.guard.deadline import Deadline
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from supervisor.guard.prepare import Prepared
     from supervisor.guard.signals import Signals
     from supervisor.spec import GuestSpec
+
+    T = TypeVar("T")
 
 UNKILLABLE_S = 30.0
 RELEASE_BOUND_S = 10.0
@@ -59,7 +62,6 @@ class Supervisor:
         self._stop_timeout_s = spec.stop_timeout_s
         self._announced = False
         self._fenced_at = 0.0
-        self._code_times = _code_times()
         self._actions = {
             Action.NOTHING: _nothing,
             Action.OFFER: self.launching.offer,
@@ -137,16 +139,31 @@ class Supervisor:
             self._heard(SIGTERM, from_terminal=False)
 
     def acquire(self, resources: "Sequence[Resource]", until: float | None) -> "list[Lease]":
-        """Have the plugin acquire (jobs thread); a refusal says which guest is in the way."""
-        try:
+        """Have the plugin acquire (jobs thread)."""
+
+        def job() -> "list[Lease]":
             if self.state == State.ACQUIRING and self.spec.incoming:
                 return self.plugin.migration().await_in(resources, self.spec.copied, until)
             return self.plugin.acquire(resources, until)
+
+        return self.naming_who(job, resources)
+
+    def naming_who(self, job: "Callable[[], T]", resources: "Sequence[Resource]") -> "T":
+        """Do a job about leases (jobs thread); a refusal says which guest is in the way."""
+        try:
+            return job()
         except LeaseHeldError as error:
             from supervisor import holders  # only when refused
 
             holders.name_guest(error, resources, self.spec.runtime_dir)
             raise
+
+    def publish(self) -> None:
+        """Write what is held now, if it can be: the leases have changed all the same (jobs)."""
+        try:
+            self.record.publish(self.child.pid, self.leases)
+        except LockError as error:
+            announce.say(str(error))
 
     def guard_leases(self) -> None:
         """Renew and watch what was acquired, and let clients in."""
@@ -174,17 +191,6 @@ class Supervisor:
 
         self.loop.watch(fd, READABLE, look)
 
-    def load(self, module: str, then: "Callable[[BaseException | None], None]") -> None:
-        """Load, off this thread, a part of the guard that not every guest needs."""
-
-        def job() -> None:
-            # Replaced on the disk? The parts of another version would not fit (D8).
-            if _code_times() != self._code_times:
-                raise ImportError("lock-supervisor has been replaced since the guest's start")
-            __import__(module)
-
-        self.jobs.submit(job, lambda _result, error: then(error))
-
     def _first_client(self) -> None:
         """Load the control pipe's server when somebody first wants it."""
         self.loop.unwatch(self.record.control_fd)
@@ -199,7 +205,7 @@ class Supervisor:
 
             self.on_event = serve(self)
 
-        self.load("supervisor.guard.commands", loaded)
+        self.jobs.load("supervisor.guard.commands", loaded)
 
     def _announce(self) -> None:
         gc.enable()
@@ -279,15 +285,6 @@ class Supervisor:
 
 def _nothing() -> None:
     """Do nothing."""
-
-
-def _code_times() -> dict[str, int]:
-    """When was each file of our code written, and of what is loaded late to work with it?"""
-    ours = __file__.removesuffix("guard/supervise.py")
-    paths = (
-        f"{ours}{part}/{name}" for part in ("guard", "qmp") for name in posix.listdir(ours + part)
-    )
-    return {path: posix.stat(path).st_mtime_ns for path in paths if path.endswith(".py")}
 
 
 def _no_listener(_event: str, _data: dict[str, object]) -> None:

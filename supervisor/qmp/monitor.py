@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class Monitor:
     """A QMP client on the monitor's descriptor; `then(result, error)` gets each answer.
 
-    `on_event(event, data)` hears what QEMU says unasked, `on_close()` that it says no more.
+    `listeners` hear what QEMU says unasked, as (event, data); `on_close()` that it says no more.
     """
 
     def __init__(self, fd: int, loop: "Poller") -> None:
@@ -32,7 +32,7 @@ class Monitor:
         self._waiting: dict[int, Then] = {}
         self._next_id = 0
         self._gone = False
-        self.on_event: Callable[[str, dict[str, object]], None] = lambda _event, _data: None
+        self.listeners: list[Callable[[str, dict[str, object]], None]] = []
         self.on_close: Callable[[], None] = lambda: None
         os.set_blocking(fd, False)
         loop.watch(fd, READABLE, lambda _: self._readable())
@@ -87,7 +87,8 @@ class Monitor:
             self._answer(number, message.get("return"), reason)
         elif (event := message.get("event")) is not None:
             data = message.get("data")
-            self.on_event(str(event), data if isinstance(data, dict) else {})
+            for listener in self.listeners:
+                listener(str(event), data if isinstance(data, dict) else {})
 
     def _answer(self, number: int, result: object, reason: str | None) -> None:
         self._loop.cancel(f"monitor {number}")

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
             self, result: object, error: LockError | None = None, fds: tuple[int, ...] = ()
         ) -> None: ...
 
-    Run = Callable[[str, dict[str, object], Done], None]
+    Arguments = dict[str, object]
+    Run = Callable[[str, Arguments, Done], None]
 
 MAX_CLIENTS = 64
 MAX_UNREAD_BYTES = 256 << 10

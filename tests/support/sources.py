@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 CHECKOUT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 # What of the guard is loaded only when a client asks for it, or a migration is awaited.
 LATE_PARTS = {
-    f"supervisor.guard.{part}" for part in ("commands", "migrating", "departing", "arriving")
+    f"supervisor.guard.{part}"
+    for part in ("commands", "leasing", "parking", "migrating", "departing", "arriving")
 }
 _NO_CODE = (
     tokenize.COMMENT,

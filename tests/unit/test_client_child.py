@@ -53,7 +53,7 @@ def test_get_child_believes_the_files_of_a_silent_guard(
 def test_get_child_does_not_override_what_the_guard_says(
     tmp_path: Path, sleeper: subprocess.Popen[bytes]
 ) -> None:
-    wire = {"class": "GuestNotRunning", "fields": {"verb": "tell", "name": "x", "reason": "no"}}
+    wire = {"class": "WrongState", "fields": {"verb": "tell", "name": "x", "reason": "no"}}
 
     def reply(connection: Connection, command: Command) -> None:
         connection.say({"error": wire, "id": command["id"]})

@@ -13,7 +13,8 @@ from supervisor.guard.supervise import Supervisor
 
 # cli.md's states that a guard can be in.
 PUBLISHED = {
-    "acquiring", "acquired", "running", "incoming", "migrating-out", "migrated", "stopping",
+    "acquiring", "acquired", "running", "parked", "incoming", "migrating-out", "migrated",
+    "stopping",
 }  # fmt: skip
 # Proven dead, or told to die: what is lost then changes nothing any more.
 TOO_LATE = (State.FENCING, State.RELEASING, State.ENDED)
@@ -67,7 +68,7 @@ def test_before_go_a_wish_to_stop_needs_no_patience(state: str) -> None:
     assert TABLE[state, Event.STOP] == (State.FENCING, Action.FENCE)
 
 
-@pytest.mark.parametrize("state", [State.LAUNCHING, State.RUNNING])
+@pytest.mark.parametrize("state", [State.LAUNCHING, State.RUNNING, State.PARKED])
 def test_after_go_a_guest_gets_time_to_stop_and_no_more(state: str) -> None:
     assert TABLE[state, Event.STOP] == (State.STOPPING, Action.TIME_STOP)
     assert TABLE[State.STOPPING, Event.STOP] == (State.STOPPING, Action.NOTHING)
@@ -88,6 +89,23 @@ def test_a_destination_is_announced_when_it_is_watched_and_runs_when_it_owns() -
 def test_a_source_ends_when_it_is_not_needed_and_runs_when_it_owns_again(state: str) -> None:
     assert TABLE[state, Event.AWAY] == (State.FENCING, Action.FENCE)
     assert TABLE[state, Event.CANCELLED] == (State.RUNNING, Action.NOTHING)
+
+
+def test_a_guest_that_runs_is_parked_and_runs_again() -> None:
+    assert TABLE[State.RUNNING, Event.PARKED] == (State.PARKED, Action.NOTHING)
+    assert TABLE[State.PARKED, Event.RESUMED] == (State.RUNNING, Action.NOTHING)
+
+
+@pytest.mark.parametrize("event", [Event.PARKED, Event.RESUMED])
+def test_nobody_else_is_parked_or_resumed(event: str) -> None:
+    asked = {State.RUNNING, State.PARKED}
+    moved = {state for state in State.ALL if TABLE[state, event] != (state, Action.NOTHING)}
+    assert moved < asked
+
+
+@pytest.mark.parametrize("event", [Event.PREPARED, Event.HANDED, Event.ARRIVED, Event.AWAY])
+def test_a_parked_guest_does_not_migrate(event: str) -> None:
+    assert TABLE[State.PARKED, event] == (State.PARKED, Action.NOTHING)
 
 
 @pytest.mark.parametrize("event", [Event.HANDED, Event.ARRIVED, Event.AWAY, Event.CANCELLED])

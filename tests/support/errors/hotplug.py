@@ -126,6 +126,8 @@ CASES = (
          "For programs: exclusive or shared."),
     Case(2, asked("acquire-resource", path="data.raw"),
          "For programs: an absolute path is needed, as the guard has another working directory."),
-    Case(111, asked("acquire-resource", path="/srv/data.raw", type="lease"),
-         "For programs: explicit leases cannot be attached."),
+    Case(111, asked("acquire-resource", path="/srv/data.raw", type="vm"),
+         "For programs: a guest has the lease on itself from its start to its end."),
+    Case(111, asked("acquire-resource", path="prod:web1:/srv", type="lease", mode="shared"),
+         "For programs: leave out the mode."),
 )  # fmt: skip

@@ -23,6 +23,7 @@ from tests.support.errors import (
     leases,
     library,
     migration,
+    pausing,
     starting,
 )
 from tests.support.errors.world import UUID, Case, Said, World
@@ -39,6 +40,7 @@ SUBJECTS: dict[str, tuple[Case, ...]] = {
     "Leases that are not acquired": leases.CASES,
     "Disks that come and go": hotplug.CASES,
     "Finding, watching and ending guests": ending.CASES,
+    "Pauses": pausing.CASES,
     "Migration": migration.CASES,
     "Configuration": configuration.CASES,
     "The control pipe": control.CASES,

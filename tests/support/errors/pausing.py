@@ -1,0 +1,76 @@
+"""Why does a guest not stand still, or not go on?"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from tests.support import generations_plugin
+from tests.support.errors.world import Case, Said, wired
+from tests.support.qemu import idle_argv
+from tests.support.wire import Wire
+
+if TYPE_CHECKING:
+    from tests.support.errors.world import Provoke, World
+    from tests.support.guard import Guard
+
+# A QEMU that refuses whatever it is asked on our monitor, but for what it was told to answer.
+_REFUSING = """#!/usr/bin/python3
+import json, re, socket, sys
+told = open(sys.argv[sys.argv.index("-readconfig") + 1]).read()
+monitor = socket.socket(fileno=int(re.search('fd = "([0-9]+)"', told)[1]))
+monitor.sendall(b'{"QMP": {}}\\n')
+for line in monitor.makefile():
+    asked, known = json.loads(line), json.loads(sys.argv[1])
+    error = {"class": "GenericError", "desc": "Resetting the Virtual Machine is required"}
+    obeyed = asked["execute"] in known
+    answer = {"return": known[asked["execute"]]} if obeyed else {"error": error}
+    monitor.sendall(json.dumps({**answer, "id": asked["id"]}).encode() + b"\\n")
+"""
+
+
+def refusing(world: World, **known: object) -> Guard:
+    program = world.write("qemu-kvm", _REFUSING, 0o755)
+    answers = {"qmp_capabilities": {}, **known}
+    return world.guest(command=[program, json.dumps(answers)])
+
+
+def not_stopped(world: World) -> Said:
+    return wired(refusing(world), "pause-guest")
+
+
+def not_continued(world: World) -> Said:
+    known = {"stop": {}, "query-status": {"running": False}}
+    guard = refusing(world, **known)
+    with Wire(f"{guard.path}/control") as wire:
+        state = wire.execute("pause-guest")["state"]
+    return wired(guard, "resume-guest", state=state)
+
+
+def another_state(world: World) -> Said:
+    guard = world.guest(command=idle_argv())
+    with Wire(f"{guard.path}/control") as wire:
+        wire.execute("pause-guest")
+    return wired(guard, "resume-guest", state="nonsense")
+
+
+def paused(**fields: object) -> Provoke:
+    """Provoke by pausing such a guest."""
+    return lambda world: wired(world.guest(**fields), "pause-guest")
+
+
+CASES = (
+    Case(111, paused(),
+         "It is no QEMU, or was started with `--no-monitor`. Start it again with its monitor."),
+    Case(111, paused(command=idle_argv(), **generations_plugin.FIELDS),
+         "Under such a plugin a guest is not paused by us. Stop it on QEMU's own monitor: its "
+         "leases are kept."),
+    Case(111, not_stopped,
+         "QEMU's own words, or that it did not answer. If it does stop after all, it is held as "
+         "before; `cont` on its monitor has it go on."),
+    Case(111, not_continued,
+         "QEMU's own words: it does not run in the state that it is in."),
+    Case(2, another_state,
+         "The state is another guest's, or of an earlier pause. `status --json` has the right one "
+         "in `parked`."),
+)  # fmt: skip
