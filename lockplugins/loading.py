@@ -62,10 +62,10 @@ def load(name: str) -> LoadedPlugin:
 
     `sync-manager`, the seed's name, is sanlock.
     """
-    classes = {word: where for word, (where, _) in third_party(name.split(registry.JOIN)).items()}
-    plugins = registry.plugin_classes(name, classes)
-    names = registry.JOIN.join(plugin.name for plugin in plugins)
-    return LoadedPlugin(names, registry.capabilities(plugins))
+    words = name.split(registry.JOIN)
+    classes = {word: where for word, (where, _) in third_party(words).items()}
+    can = registry.capabilities(registry.plugin_classes(name, classes))
+    return LoadedPlugin(registry.JOIN.join(map(registry.renamed, words)), can)
 
 
 def third_party(names: Sequence[str]) -> dict[str, tuple[str, str]]:
@@ -89,6 +89,7 @@ def entry_points_classes() -> dict[str, tuple[str, str]]:
 
     found = {}
     for entry in entry_points(group=ENTRY_POINTS):
-        if entry.dist is not None and not registry.is_reserved(entry.name):
+        ours = entry.name in registry.known() or registry.renamed(entry.name) != entry.name
+        if entry.dist is not None and not ours:
             found[entry.name] = (entry.value, str(entry.dist.locate_file("")))
     return found

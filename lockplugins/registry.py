@@ -42,14 +42,14 @@ def known(classes: "Mapping[str, str] | None" = None) -> tuple[str, ...]:
     return (*_BUILT_IN, *(name for name in classes or {} if name not in _BUILT_IN))
 
 
-def is_reserved(name: str) -> bool:
-    """Is this a name that nobody else's plugin can have?"""
-    return name in _BUILT_IN or name in _ALIASES
+def renamed(name: str) -> str:
+    """Return what a plugin is called now."""
+    return _ALIASES.get(name, name)
 
 
 def plugin_class(name: str, classes: "Mapping[str, str] | None" = None) -> type[Plugin]:
     """Return the class of one plugin; raises ConfigError naming what is allowed."""
-    where = _BUILT_IN.get(_ALIASES.get(name, name)) or (classes or {}).get(name)
+    where = _BUILT_IN.get(renamed(name)) or (classes or {}).get(name)
     if where is None:
         why = "there is none of that name"
         if name in _ALIASES:
@@ -91,7 +91,7 @@ def load(
     """
     parts = []
     for word, found in zip(name.split(JOIN), plugin_classes(name, classes), strict=True):
-        table = config.get(_ALIASES.get(word, word), {})
+        table = config.get(renamed(word), {})
         for key in table:
             if key not in found.CONFIG_KEYS:
                 allowed = "allowed: " + (" ".join(found.CONFIG_KEYS) or "none")

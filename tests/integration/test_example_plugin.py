@@ -148,6 +148,36 @@ def test_two_readers_share_and_disks_come_and_go(environment: Environment, disk:
             process.terminate()
 
 
+DAEMON = """
+import sys, lockplugins
+from supervisor.manager import LockManager, ObjectType, ResourceType
+plugin = lockplugins.load("flock")
+with LockManager(plugin, ObjectType.DOMAIN, runtime_dir=sys.argv[1]) as manager:
+    manager.set_parameter("log", "/dev/null")
+    manager.register_resource(ResourceType.DISK, sys.argv[2])
+    manager.acquire_object(["/bin/sleep", "1000000"])
+    manager.run()
+    print(*plugin.capabilities, manager.get_child().state, flush=True)
+    sys.stdin.read()
+    manager.kill_supervisor()
+"""
+
+
+def test_a_program_loads_it_by_name(environment: Environment, disk: str, tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [environment.python, "-c", DAEMON, str(tmp_path / "run"), disk],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as daemon:
+        assert daemon.stdout is not None
+        assert daemon.stdout.readline() == "resources hotplug running\n"
+        assert not can_lock(disk, fcntl.LOCK_SH)
+        daemon.communicate(timeout=DEADLINE_S)
+    assert daemon.returncode == 0
+    assert can_lock(disk, fcntl.LOCK_EX)
+
+
 def test_its_docstring_says_what_it_is_worth(environment: Environment) -> None:
     program = "import lock_supervisor_flock as found; print(found.__doc__)"
     said = subprocess.run(

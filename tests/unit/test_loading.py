@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from tests.support.sources import CHECKOUT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from lockplugins.loading import LoadedPlugin
 
@@ -31,6 +33,24 @@ def test_several_plugins_can_do_what_they_can_do_together() -> None:
     plugin = lockplugins.load("file+nop")
     assert plugin.name == "file+nop"
     assert plugin.capabilities == (Capability.RESOURCES,)
+
+
+def test_a_third_partys_plugin_has_the_name_that_it_is_installed_under(tmp_path: Path) -> None:
+    info = tmp_path / "theirs-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1\n")
+    (info / "entry_points.txt").write_text("[lockplugins]\nmine = theirs:Mine\n")
+    head = "from lockplugins.contract import Plugin\nclass Mine(Plugin):\n    "
+    (tmp_path / "theirs.py").write_text(head + "name = 'theirs'\n    capabilities = ('vm',)\n")
+    script = "import lockplugins; found = lockplugins.load('file+mine'); print(found.name)"
+    ran = subprocess.run(
+        [sys.executable, "-c", f"{script}; print(*found.capabilities)"],
+        env={**os.environ, "PYTHONPATH": f"{CHECKOUT}:{tmp_path}"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ran.stdout.splitlines() == ["file+mine", "resources hotplug vm"]
 
 
 def test_the_seeds_name_for_sanlock_names_sanlock() -> None:
