@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-pytestmark = pytest.mark.usefixtures("as_root")
+pytestmark = [pytest.mark.usefixtures("as_root"), pytest.mark.slow]
 
 NO_ANSWER = "no answer within 10 s"
 GRANTED = "an exclusive OFD lock of another open is granted beside a shared OFD lock"
@@ -79,7 +79,6 @@ def test_a_filesystem_whose_server_does_not_exclude_is_found_out(
     assert f"{server.path}: {words}" in of_lockspace
 
 
-@pytest.mark.slow
 def test_a_server_that_keeps_silent_hangs_its_own_check_alone(tmp_path: Path) -> None:
     before, after = str(tmp_path / "disk"), str(tmp_path / "later")
     for path in (before, after):
@@ -94,7 +93,6 @@ def test_a_server_that_keeps_silent_hangs_its_own_check_alone(tmp_path: Path) ->
     assert [answer.one(exclusion.NAME, path).ok for path in (before, after)] == [True, True]
 
 
-@pytest.mark.slow
 def test_disks_that_cannot_even_be_looked_for_hang_their_own_check_alone(tmp_path: Path) -> None:
     with fuse.served(tmp_path, fuse.DEAD) as server:
         answer = examine("--", QEMU, "-drive", f"file={server.disk}")
@@ -103,7 +101,6 @@ def test_disks_that_cannot_even_be_looked_for_hang_their_own_check_alone(tmp_pat
     assert answer.one(Name.CONTAINMENT).ok
 
 
-@pytest.mark.slow
 def test_a_frozen_filesystem_hangs_its_own_check_alone(tmp_path: Path) -> None:
     with freezing.filesystem(tmp_path) as frozen:
         frozen.freeze()

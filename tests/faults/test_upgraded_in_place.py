@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from tests.support.command import Command
     from tests.support.guard import Guard, Guards
 
+pytestmark = pytest.mark.slow
+
 UPGRADED = "lock-supervisor: cannot load the control pipe: "
 
 

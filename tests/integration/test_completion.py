@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     Complete = Callable[[str], str]
 
+pytestmark = pytest.mark.slow
+
 SHOW = b"\x07"  # ^G, told to print the line as it is
 TAB = b"\t"
 PROMPT = "ready>"

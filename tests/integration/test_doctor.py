@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from tests.support.command import Command
     from tests.support.guard import Guards
 
+pytestmark = pytest.mark.slow
+
 OF_COMMAND = {Name.DISKS, Name.COMMAND, Name.CONTAINMENT, Name.MONITOR}
 TOOK = re.compile(r"\b\d+\.\d ms\b")
 
@@ -233,7 +235,6 @@ def test_closed_standard_descriptors_are_no_fault(disk: str, tmp_path: Path, clo
     assert (b'"check": "exclusion", "ok": true' in answer) == ("1>" not in closed)
 
 
-@pytest.mark.slow
 def test_a_qemu_that_says_nothing_is_given_up(hanging: str) -> None:
     answer = examine("--", hanging)
     assert answer.one(Name.COMMAND).evidence == f"{hanging}: says nothing to -version"

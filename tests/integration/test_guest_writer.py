@@ -23,6 +23,8 @@ from tests.support.qemu import WRITER, wait_ready
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.slow
+
 SECONDS = 20
 NONCE = 0x0123456789ABCDEF
 ON_ONE_FILE = settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from tests.support.command import Command
 
+pytestmark = pytest.mark.slow
+
 ENOUGH_TRIES = 1000
 
 

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from tests.support.gate import Gate
     from tests.support.guard import Guard, Guards
 
+pytestmark = pytest.mark.slow
+
 SPEAKS = ("/bin/sh", "-c", "printf first")
 WIDE = 400
 
@@ -93,7 +95,6 @@ def test_the_line_says_who_and_how_long_and_is_gone_before_the_guests_first_byte
     assert all(line.startswith(("lock-supervisor: waiting ", "first")) for line in screen.seen)
 
 
-@pytest.mark.slow
 def test_the_guard_keeps_no_more_of_the_terminal_than_it_had(
     guards: Guards, terminal: Terminal, disk: str, other: Locker
 ) -> None:
@@ -131,7 +132,6 @@ def test_control_c_gives_up_with_nothing_left_of_the_line(
     assert is_free(disk)
 
 
-@pytest.mark.slow
 def test_a_wait_that_is_too_long_ends_in_its_error_alone(
     guards: Guards, terminal: Terminal, disk: str, other: Locker
 ) -> None:
@@ -158,7 +158,6 @@ def test_a_narrow_window_is_never_wrapped(
     screen.until(lambda lines: "".join(lines) == "first", "the line is gone")
 
 
-@pytest.mark.slow
 def test_a_window_made_narrower_gets_a_shorter_line(
     guards: Guards, terminal: Terminal, disk: str, other: Locker
 ) -> None:
@@ -172,7 +171,6 @@ def test_a_window_made_narrower_gets_a_shorter_line(
     )
 
 
-@pytest.mark.slow
 def test_nothing_is_said_where_standard_error_is_no_terminal(
     guards: Guards, terminal: Terminal, disk: str, other: Locker
 ) -> None:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from tests.support.command import Command
 
+pytestmark = pytest.mark.slow
+
 DEADLINE_S = 30
 MEMORY = ["-m", "64", "-object", "memory-backend-memfd,id=m,size=64M,share=on"]
 GUESTS = {

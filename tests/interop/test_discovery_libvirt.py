@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from supervisor.discovery.disk import Disk
     from tests.support.libvirt import Host, Hosts
 
+pytestmark = pytest.mark.slow
+
 DEADLINE_S = 30
 X, S = "exclusive", "shared"
 PASSPHRASE = b"a passphrase of the tests"

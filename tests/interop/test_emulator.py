@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from tests.support.libvirt import Hosts
 
+pytestmark = pytest.mark.slow
+
 ONE_GUEST = "the guest runs only while every lease is held"
 
 
@@ -89,7 +91,6 @@ def test_a_domain_may_wait_for_its_lease(emulated: Emulated, tmp_path: Path) -> 
     assert waiting_ones.leased("web2") == [disk]
 
 
-@pytest.mark.slow
 def test_guard_killed_guest_killed_power_off_each_frees_the_disk_at_the_guests_end(
     emulated: Emulated,
 ) -> None:
@@ -114,7 +115,6 @@ def test_guard_killed_guest_killed_power_off_each_frees_the_disk_at_the_guests_e
     assert [boot.nonce for boot in report.boots] == nonces
 
 
-@pytest.mark.slow
 def test_a_hung_guest_is_ended_when_libvirt_loses_patience(emulated: Emulated) -> None:
     """SIGTERM, and 10 s later SIGKILL, to the guard: the kernel ends QEMU with it."""
     disk = emulated.disk()

@@ -13,8 +13,9 @@ from tests.support.guest.checker import check
 if TYPE_CHECKING:
     from tests.support.emulator import Emulated
 
+pytestmark = pytest.mark.slow
 
-@pytest.mark.slow
+
 def test_a_saved_domain_comes_back_only_with_its_lease(emulated: Emulated) -> None:
     disk, saved = emulated.disk(), str(emulated.directory / "saved")
     emulated.define("web2", disk)
@@ -41,7 +42,6 @@ def test_a_saved_domain_comes_back_only_with_its_lease(emulated: Emulated) -> No
     assert [boot.nonce for boot in report.boots] == [nonce]
 
 
-@pytest.mark.slow
 def test_a_disk_is_attached_before_it_is_plugged_in(emulated: Emulated) -> None:
     disk, extra = emulated.disk(), emulated.disk("extra.raw")
     element = emulated.disk_element(extra)

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from tests.support.libvirt import Hosts
 
+pytestmark = pytest.mark.slow
+
 USER = "libvirt-qemu"
 UID = 64055
 PRIVATE_NODE = (
