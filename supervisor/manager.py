@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 
 __all__ = ["LockManager", "MigrateFlags", "NewFlags", "ObjectType", "ResourceFlags", "ResourceType"]
 
-_LEAVING = ("migrating-out", "migrated")
 # Where a manager is between being made and being freed.
 _NEW, _PREFIXED, _ACQUIRED = "new", "handed out as a prefix", "acquired"
 _STARTED, _ATTACHED, _ENDED, _FREED = "started", "attached", "ended", "freed"
@@ -175,14 +174,14 @@ class LockManager:
         return child
 
     def acquire_resource(self, resource_type: ResourceType, path: str, flags: int = 0) -> bool:
-        """Acquire a disk's lease for the guest that runs; before QEMU's blockdev-add."""
+        """Acquire a lease for the guest that runs; of a disk before QEMU's blockdev-add."""
         self._check("acquire_resource", *_LIVE)
         mode = Mode.SHARED if checked(ResourceFlags, flags) else Mode.EXCLUSIVE
         self._change("acquire-resource", resource_type, path, mode=mode)
         return True
 
     def release_resource(self, resource_type: ResourceType, path: str, flags: int = 0) -> bool:
-        """Release a disk's lease; after QEMU's DEVICE_DELETED and blockdev-del."""
+        """Release a lease; of a disk after QEMU's DEVICE_DELETED and blockdev-del."""
         self._check("release_resource", *_LIVE)
         checked(ResourceFlags, flags)
         self._change("release-resource", resource_type, path)
@@ -190,8 +189,9 @@ class LockManager:
 
     def _change(self, command: str, kind: ResourceType, path: str, **more: object) -> None:
         self._need(Capability.HOTPLUG, command)
-        name = os.path.join(config.working_directory(), path)
-        asked = {"type": leased(kind).value, "path": name, **more}
+        disk = leased(kind) is ResourceType.DISK
+        name = os.path.join(config.working_directory(), path) if disk else path
+        asked = {"type": kind.value, "path": name, **more}
         order(self._where(), command, asked, f"whether {name} is leased", WITHIN_S)
 
     def prepare_migrate(self, uri: str) -> str:
@@ -224,7 +224,7 @@ class LockManager:
 
     def _is_leaving(self) -> bool:
         """Does the guard say that its guest is on its way? A daemon may have been restarted."""
-        return client.get_child(self._where()).state in _LEAVING
+        return client.get_child(self._where()).state in ("migrating-out", "migrated")
 
     def _migrate(self, command: str, arguments: dict[str, object]) -> dict[str, object]:
         self._need(Capability.MIGRATION, command)

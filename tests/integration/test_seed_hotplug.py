@@ -82,6 +82,23 @@ def test_with_disk_hotplug_of_what_another_guest_has(daemon: Daemon, tmp_path: P
     assert managers[1].acquire_resource(DISK, theirs, ResourceFlags.READONLY)
 
 
+def test_an_explicit_lease_comes_and_goes_as_a_disk_does(daemon: Daemon, tmp_path: Path) -> None:
+    (tmp_path / "space").mkdir()
+    key = tmp_path / "space" / "key"
+    key.touch()
+    manager = daemon.manager()
+    daemon.log(manager)
+    manager.set_parameter("no_discover", value=True)
+    manager.acquire_object(IDLE)
+    manager.run()
+    assert manager.acquire_resource(ResourceType.LEASE, f"space:key:{tmp_path}")
+    assert proclocks.bytes_locked(key) == HELD
+    assert manager.release_resource(ResourceType.LEASE, f"space:key:{tmp_path}")
+    assert proclocks.locks(key) == []
+    with pytest.raises(UnsupportedError, match="explicit leases are exclusive"):
+        manager.acquire_resource(ResourceType.LEASE, f"space:key:{tmp_path}", ResourceFlags.SHARED)
+
+
 def test_a_plugin_that_does_not_support_hotplug_returns_an_error_from_all_such_calls(
     tmp_path: Path,
 ) -> None:
