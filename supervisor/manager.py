@@ -14,7 +14,7 @@ from lockplugins.contract import Capability, ConfigError, Mode, UnsupportedError
 from supervisor import client, config, finding, getchild, rundir, specify
 from supervisor.ending import UnkillableError, Witnesses, revoke
 from supervisor.orders import WITHIN_S, order
-from supervisor.parameters import Parameters
+from supervisor.parameters import Parameters, from_root, lease_from_root
 from supervisor.spec import render
 from supervisor.starting import Starting
 from supervisor.vocabulary import (
@@ -189,8 +189,7 @@ class LockManager:
 
     def _change(self, command: str, kind: ResourceType, path: str, **more: object) -> None:
         self._need(Capability.HOTPLUG, command)
-        disk = leased(kind) is ResourceType.DISK
-        name = os.path.join(config.working_directory(), path) if disk else path
+        name = (lease_from_root if leased(kind) is ResourceType.LEASE else from_root)(path)
         asked = {"type": kind.value, "path": name, **more}
         order(self._where(), command, asked, f"whether {name} is leased", WITHIN_S)
 

@@ -11,6 +11,7 @@ import os
 from lockplugins.contract import ConfigError, Mode, UnsupportedError
 from supervisor import config, spec, specify
 from supervisor.discovery.disk import Disk
+from supervisor.discovery.domain_xml import Domain
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -61,9 +62,8 @@ class Parameters:
 
     def register_disk(self, path: str, *, shared: bool) -> None:
         """Add a disk, by its path as it is."""
-        where = os.path.join(config.working_directory(), _text("path", path))
         mode = Mode.SHARED if shared else Mode.EXCLUSIVE
-        self._registered.append(Disk(where, mode, _REGISTERED))
+        self._registered.append(Disk(from_root(_text("path", path)), mode, _REGISTERED))
 
     def register_lease(self, words: str, *, shared: bool) -> None:
         """Add an explicit lease, LOCKSPACE:KEY[:PATH[:OFFSET]]."""
@@ -78,11 +78,27 @@ class Parameters:
         return {**self._given, "registered": tuple(self._registered), "command": tuple(command)}
 
 
+def from_root(path: str) -> str:
+    """Return an absolute path: the guard has another working directory."""
+    return os.path.join(config.working_directory(), path)
+
+
+def lease_from_root(words: str) -> str:
+    """Return LOCKSPACE:KEY[:PATH[:OFFSET]] with an absolute PATH."""
+    lease = spec.parse_lease(words)
+    lease.path = from_root(lease.path) if lease.path else ""
+    return spec.lease_words(lease)
+
+
 def _text(key: str, value: object) -> str:
     text = str(value)
     if not text or "\0" in text:
         raise ConfigError("set", f"parameter {key}", "it is empty, or has a NUL", "give a text")
     return text
+
+
+def _domain(key: str, value: object) -> object:
+    return value if isinstance(value, Domain) else _text(key, value)
 
 
 def _switch(key: str, value: object) -> bool:
@@ -111,6 +127,7 @@ _TAKEN: dict[str, Take] = {
     "name": _name,
     "uuid": _uuid,
     "id": _text,
+    "domain": _domain,
     "domain_xml": _text,
     "log": _text,
     "config": _text,

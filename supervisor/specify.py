@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         disk: tuple[str, ...]
         lease: tuple[str, ...]
         no_discover: bool
+        domain: NotRequired[str | Domain | None]  # --domain-xml, read or understood already
         domain_xml: str | None
         wait: float
         incoming: bool
@@ -157,13 +158,20 @@ def discovers(given: Given, settings: Config) -> bool:
 
 def _domain(given: Given, settings: Config) -> Domain:
     """Return what --domain-xml says; of its disks only where they have to be known."""
-    if given["domain_xml"] is None:
-        return domain_xml.Domain(None, None)
+    domain, path = given.get("domain"), given["domain_xml"]
+    if domain is None and path is not None:
+        domain = domain_xml.read(path)
+    if not isinstance(domain, str):
+        return domain or domain_xml.Domain(None, None)
     return domain_xml.parse(
-        domain_xml.read(given["domain_xml"]),
+        domain,
         with_disks=discovers(given, settings) or settings.require_lease_for_disks,
         allow_outside=bool(given["disk"]),
     )
+
+
+def _has_domain(given: Given) -> bool:
+    return given["domain_xml"] is not None or given.get("domain") is not None
 
 
 def _disks(given: Given, settings: Config, domain: Domain) -> list[Disk]:
@@ -178,7 +186,7 @@ def _disks(given: Given, settings: Config, domain: Domain) -> list[Disk]:
     if disks.is_qemu(command[0]):
         found = disks.discover(command, cwd, allow_outside=bool(named))
         return named + domain.disks + found
-    if not named and not given["lease"] and given["domain_xml"] is None:
+    if not named and not given["lease"] and not _has_domain(given):
         reason = "it is not QEMU, whose arguments would tell"
         advice = "name them with --disk or --domain-xml, or say --no-discover"
         raise ConfigError("find the disks of", command[0], reason, advice)
@@ -252,7 +260,7 @@ def _require_leases(
         found = found + disks.discover(
             command, config.working_directory(), allow_outside=bool(leased)
         )
-    elif given["domain_xml"] is None and not (leasing and leased):
+    elif not _has_domain(given) and not (leasing and leased):
         raise ConfigError("start", command[0] if command else spec.name, reason, advice)
     for disk in found:
         if disk.mode == Mode.EXCLUSIVE and not (leasing and os.path.realpath(disk.path) in leased):

@@ -8,6 +8,8 @@ import lockplugins
 from lockplugins import contract, registry
 from lockplugins.contract import Resource
 from lockplugins.vm import VmPlugin
+from supervisor import domain_lock
+from supervisor.discovery.domain_xml import Domain
 from supervisor.manager import LockManager, NewFlags, ObjectType, ResourceType
 from tests.support.daemon import IDLE
 from tests.support.errors.world import UUID, Case, Said, raised
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from tests.support.errors.world import Provoke, World
 
 DISK, LEASE = ResourceType.DISK, ResourceType.LEASE
+DOMAIN = Domain("web1", UUID)
+EMPTY = "<disk device='cdrom'><target dev='sda'/></disk>"
 
 
 def unloaded_twice(_world: World) -> Said:
@@ -169,6 +173,12 @@ CASES = (
          "supervisor.starting:died"),
     Case(111, without_setsid,
          "setsid(1) starts supervisors apart from the program; it is part of every Linux."),
+    Case(2, lambda _: raised(lambda: domain_lock.process_pause("<domain/>")),
+         "A running guest is found by its domain's uuid: save what `virsh dumpxml` prints."),
+    Case(2, lambda _: raised(lambda: domain_lock.image_attach(DOMAIN, EMPTY, runtime_dir="/srv")),
+         "There is nothing to lock: the drive is empty, or the element is no <disk>."),
+    Case(2, lambda _: raised(lambda: domain_lock.lease_attach(DOMAIN, EMPTY, runtime_dir="/srv")),
+         "The element is another one, or there are several."),
     Case(2, lambda _: raised(lambda: lockplugins.load("sanlok")),
          "A misspelt plugin's name, or one that is not installed for this Python."),
     Case(111, unloaded_twice,
