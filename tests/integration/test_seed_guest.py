@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from supervisor.client import Child
     from tests.support.daemon import Machine
 
+pytestmark = pytest.mark.slow  # each boots guests
+
 UUID = "5f2c1d3e-0000-4000-8000-00000000001e"
 HELD = [("WRITE", 0, "0")]
 DISK = ResourceType.DISK
