@@ -42,7 +42,7 @@ def end(child: Child) -> None:
 
 
 def test_at_libvirtd_startup_and_shutdown() -> None:
-    # > plugin = virLockManagerPluginLoad("sync-manager"); here with a plugin that is there
+    # > plugin = virLockManagerPluginLoad("sync-manager");
     plugin = lockplugins.load("file")
     assert plugin.name == "file"
     # > virLockManagerPluginUnload(plugin)
@@ -83,9 +83,10 @@ def test_at_guest_startup_and_guest_shutdown(
         another.acquire_object(["true"])
     assert refused.value.exit_code == 110
 
-    # > ...send QEMU 'quit' monitor command, and/or kill(qemupid)...
     with pytest.raises(GuestRunsError, match=r"still there after 0\.1 s"):
         manager.shutdown(0.1)
+
+    # > ...send QEMU 'quit' monitor command, and/or kill(qemupid)...
     qemu.quit()
     # > if (!virLockManagerShutdown(manager)) kill(supervisorpid);
     if not manager.shutdown(DEADLINE_S):
@@ -142,6 +143,7 @@ def test_at_libvirtd_restart_with_running_guests(
     manager.set_parameter("name", "web1")
     # > if (!virLockManagerGetChild(manager, &qemupid)) kill(supervisorpid);
     child = manager.get_child()
+
     assert child.pid == said
     assert proclocks.bytes_locked(disk) == HELD
     qemu.quit()
