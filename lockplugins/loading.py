@@ -36,6 +36,7 @@ class LoadedPlugin:
 
     @property
     def name(self) -> str:
+        """Return what it is called, or NAME+NAME…."""
         self._check("use")
         return self._name
 

@@ -85,7 +85,7 @@ def process_inquire(domain: str | Domain, *, runtime_dir: str | None = None) -> 
 
 
 def image_attach(domain: str | Domain, disk: str | Disk, *, runtime_dir: str | None = None) -> bool:
-    """Lock one more disk, a <disk> element or a `Disk`, before QEMU's blockdev-add.
+    """Lock one more disk, a `<disk>` element or a `Disk`, before QEMU's blockdev-add.
 
     All of its images, or none. A backing file that the guest has locked already is left as it is.
     """
@@ -121,7 +121,7 @@ def image_detach(domain: str | Domain, disk: str | Disk, *, runtime_dir: str | N
 def lease_attach(
     domain: str | Domain, lease: str | Resource, *, runtime_dir: str | None = None
 ) -> bool:
-    """Acquire one more explicit lease, a <lease> element or one of a `Domain`'s."""
+    """Acquire one more explicit lease, a `<lease>` element or one of a `Domain`'s."""
     _change_lease(_where(domain, runtime_dir), _ATTACH, lease)
     return True
 
