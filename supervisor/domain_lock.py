@@ -80,7 +80,9 @@ def process_resume(domain: str | Domain, state: str, *, runtime_dir: str | None 
 
 def process_inquire(domain: str | Domain, *, runtime_dir: str | None = None) -> str | None:
     """Return the state of the pause which the guest is in, None for one that was not paused."""
-    parked = _ask(domain, runtime_dir, "query-status", {})["parked"]
+    parked = _ask(domain, runtime_dir, "query-status", {}).get(
+        "parked"
+    )  # one started before an upgrade has none
     return None if parked is None else str(parked)
 
 
@@ -107,14 +109,10 @@ def image_attach(domain: str | Domain, disk: str | Disk, *, runtime_dir: str | N
 def image_detach(domain: str | Domain, disk: str | Disk, *, runtime_dir: str | None = None) -> bool:
     """Unlock a disk, after QEMU's DEVICE_DELETED and blockdev-del.
 
-    Raises, with the disk unlocked, for a backing file that another disk has open: it stays locked.
+    Its backing files stay locked, as others of the guest's disks may stand on them: until the
+    guest's end, or until each is given as a `Disk`.
     """
-    where, (image, *backing) = _where(domain, runtime_dir), _images(disk)
-    _change_image(where, _DETACH, image)
-    held = _held(where)
-    for file in backing:
-        if file.path in held:
-            _change_image(where, _DETACH, file)
+    _change_image(_where(domain, runtime_dir), _DETACH, _images(disk)[0])
     return True
 
 

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from lockplugins.contract import ConfigError, LeaseHeldError, LockError, UnsupportedError
+from lockplugins.contract import ConfigError, LeaseHeldError, LockError, Mode, UnsupportedError
 from supervisor import domain_lock
+from supervisor.discovery import disk as discovered
 from supervisor.discovery import domain_xml as libvirts
 from supervisor.manager import NewFlags, ResourceType
 from supervisor.spec import parse_lease
@@ -164,8 +165,12 @@ def test_all_images_of_a_disk_are_locked_or_none(daemon: Daemon, tmp_path: Path)
     assert (proclocks.bytes_locked(overlay), proclocks.bytes_locked(backing)) == (HELD, SHARED)
     assert domain_lock.image_attach(domain, other, runtime_dir=base)
     assert domain_lock.image_detach(domain, element, runtime_dir=base)
-    assert domain_lock.image_detach(domain, other, runtime_dir=base)
-    assert [proclocks.locks(path) for path in (overlay, backing, tmp_path / "other")] == [[]] * 3
+    assert proclocks.locks(overlay) == []
+    assert proclocks.bytes_locked(tmp_path / "other") == HELD
+    assert proclocks.bytes_locked(backing) == SHARED, "the other disk stands on it"
+    below = discovered.Disk(backing, Mode.SHARED, "a test")
+    assert domain_lock.image_detach(domain, below, runtime_dir=base)
+    assert proclocks.locks(backing) == []
 
 
 def test_a_lease_comes_and_goes_while_the_guest_runs(
