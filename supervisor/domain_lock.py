@@ -80,9 +80,8 @@ def process_resume(domain: str | Domain, state: str, *, runtime_dir: str | None 
 
 def process_inquire(domain: str | Domain, *, runtime_dir: str | None = None) -> str | None:
     """Return the state of the pause which the guest is in, None for one that was not paused."""
-    parked = _ask(domain, runtime_dir, "query-status", {}).get(
-        "parked"
-    )  # one started before an upgrade has none
+    status = _ask(domain, runtime_dir, "query-status", {})
+    parked = status.get("parked")  # one that was started before an upgrade knows of none
     return None if parked is None else str(parked)
 
 
