@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     Status = dict[str, object]
 
 _AT_ONCE = 200  # guests asked side by side, well below the usual limit of descriptors
-_STATUS_ONLY = ("deadline_s", "unleased")
+_STATUS_ONLY = ("deadline_s", "unleased", "parked")
 
 
 @click.command("child")
@@ -61,7 +61,7 @@ def list_command(config: str | None, runtime_dir: str | None, *, as_json: bool) 
         leases = answer["leases"]
         answer["leases"] = len(leases) if isinstance(leases, list) else 0
         for key in _STATUS_ONLY:
-            del answer[key]
+            answer.pop(key, None)  # an older guard does not say them all
     if as_json:
         render.put_json(answers)
     else:
@@ -202,4 +202,5 @@ def _from_files(guest: Guest) -> Status:
         ],
         "deadline_s": None,
         "unleased": [],
+        "parked": None,
     }

@@ -70,7 +70,7 @@ def test_status_and_list_have_every_field_of_the_contract(
     guard = guards.run(disk, name="web1", id="7")
     status = command.json("status", "web1")
     (listed,) = command.json("list")
-    assert set(status) == GUEST_KEYS | {"deadline_s", "unleased"}
+    assert set(status) == GUEST_KEYS | {"deadline_s", "unleased", "parked"}
     assert set(listed) == GUEST_KEYS
     (lease,) = status["leases"]
     assert set(lease) == LEASE_KEYS

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 DEADLINE_S = 20.0
 STATUS = {
     "uuid", "name", "id", "state", "supervisor_pid", "child_pid", "plugin", "containment",
-    "guarantee", "since", "leases", "deadline_s", "unleased",
+    "guarantee", "since", "leases", "deadline_s", "unleased", "parked",
 }  # fmt: skip
 LEASE = {"resource", "type", "mode", "lockspace", "lease", "generation", "state"}
 

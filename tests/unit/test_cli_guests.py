@@ -46,8 +46,9 @@ STATUS = {
     "leases": [LEASE, LEASE],
     "deadline_s": 7.5,
     "unleased": ["/images/c.raw"],
+    "parked": None,
 }
-LISTED = set(STATUS) - {"deadline_s", "unleased"}
+LISTED = set(STATUS) - {"deadline_s", "unleased", "parked"}
 
 
 @pytest.fixture
