@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from supervisor.manager import LockManager
     from tests.support.daemon import Machine
 
+pytestmark = pytest.mark.slow
+
 HELD = [("WRITE", 0, "0")]
 SHARED = [("READ", 0, "0"), ("READ", 2, "2")]
 

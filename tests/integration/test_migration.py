@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from tests.support.moving import End, World
 
+pytestmark = pytest.mark.slow
+
 HELD = [("WRITE", 0, "0")]
 HANDED = [("READ", 0, "0"), ("WRITE", 2, "2")]
 
@@ -96,7 +98,6 @@ def test_the_source_may_complete_first(world: World, containment: str) -> None:
     judge(world, target)
 
 
-@pytest.mark.slow
 def test_back_and_forth_with_strangers_at_the_door(
     world: World, rounds: Callable[[int, int], int], measured: Callable[[str, str], None]
 ) -> None:

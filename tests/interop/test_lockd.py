@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from tests.support.libvirt import Hosts
     from tests.support.spelling import Names
 
+pytestmark = pytest.mark.slow
+
 
 def test_their_guest_refuses_ours_and_is_named(sides: Sides) -> None:
     disk = sides.disk()
@@ -79,7 +81,6 @@ KINDS = [
 ]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "exclusive", "shared"), KINDS, ids=["shareable", "readonly"])
 def test_who_shares_with_whom(sides: Sides, kind: Disk, *, exclusive: bool, shared: bool) -> None:
     disk = sides.disk()
@@ -164,7 +165,6 @@ def test_explicit_leases_exclude_too(libvirt: Hosts, command: Command, tmp_path:
     assert "resource busy: Lockspace resource 'key' is locked" in refused.err
 
 
-@pytest.mark.slow
 def test_two_hosts_of_theirs_and_ours(
     libvirt: Hosts, command: Command, tmp_path: Path, mode: str
 ) -> None:
