@@ -31,8 +31,9 @@ _LOOK_AGAIN_S = 0.5
 def events_command(guest: str, config: str | None, runtime_dir: str | None) -> None:
     """Print what happens to GUEST, a JSON line each, until it is gone.
 
-    RESOURCE_ACQUIRED, RESOURCE_RELEASED, LEASE_LOST, GUEST_EXITED. Works from the time on when
-    its leases are being acquired; ^C ends it, and the guest goes on.
+    RESOURCE_ACQUIRED, RESOURCE_RELEASED, GUEST_PARKED, GUEST_RESUMED, MIGRATION_PREPARED,
+    MIGRATION_COMPLETED, MIGRATION_CANCELLED, LEASE_LOST, GUEST_EXITED. Works from the time on
+    when its leases are being acquired; ^C ends it, and the guest goes on.
 
     Example: lock-supervisor events web1
     """
