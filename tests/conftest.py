@@ -30,6 +30,7 @@ pytest_plugins = [
     "tests.support.specifying",
     "tests.support.packages",
     "tests.support.libvirt",
+    "tests.support.sanlock",
 ]
 
 _PYTHONS = (signal.SIGPIPE, signal.SIGXFSZ)  # ignored by Python itself

@@ -7,14 +7,14 @@ table. Measures nothing.
 from __future__ import annotations
 
 import os
-import pwd
 import shutil
 import socket
 import subprocess
 from typing import TYPE_CHECKING
 
 from tests.bench.starting import DEADLINE_S, BenchError, tool
-from tests.support import waiting
+from tests.support import sanlock, waiting
+from tests.support import sanlock_facts as facts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,8 +29,8 @@ TINI = "tini -s"
 SANLOCK = "sanlock client command"
 ETCDCTL = "etcdctl lock"
 
-_MIB = 1 << 20
 _RESOURCES = 8
+_FAILURES = (BenchError, facts.SanlockError, OSError, AssertionError, subprocess.TimeoutExpired)
 
 
 class Rivals:
@@ -50,7 +50,7 @@ class Rivals:
         for name, start in ((SANLOCK, self._start_sanlock), (ETCDCTL, self._start_etcd)):
             try:
                 start()
-            except (BenchError, OSError, AssertionError, subprocess.TimeoutExpired) as error:
+            except _FAILURES as error:
                 self.missing.append(f"{name}: {error}")
 
     def has(self, name: str) -> bool:
@@ -88,30 +88,24 @@ class Rivals:
 
     def _start_sanlock(self) -> None:
         """Run a daemon without watchdog and privileges, and join a lockspace of our own."""
-        lab, path = self.lab, self._program("sanlock")
-        lab.env |= {"SANLOCK_PRIVILEGED": "0", "SANLOCK_RUN_DIR": lab.path("sanlock")}
-        os.mkdir(lab.path("sanlock"))
-        user = pwd.getpwuid(os.geteuid()).pw_name
-        quiet = ["-w", "0", "-l", "0", "-h", "0", "-U", user, "-G", user]
-        lockspace, leases = lab.path("lockspace"), lab.path("leases")
-        for name in (lockspace, leases):
-            with open(name, "wb") as file:
-                file.truncate(_RESOURCES * _MIB)
-        tool([path, "direct", "init", "-s", f"bench:0:{lockspace}:0", "-o", "1"], lab.env)
+        lab = self.lab
+        run_dir, lockspace, leases = map(lab.path, ("sanlock", "lockspace", "leases"))
+        lab.env |= sanlock.environment(run_dir)
+        os.mkdir(run_dir)
+        facts.init_lockspace(lockspace, "bench")
         for number in range(_RESOURCES):
-            where = f"bench:r{number}:{leases}:{number * _MIB}"
-            tool([path, "direct", "init", "-r", where], lab.env)
-        daemon = lab.spawn([path, "daemon", "-D", *quiet], {2: self._log_fd})
-        client = [path, "client"]
-        waiting.until(lambda: _succeeds([*client, "status"], lab.env), DEADLINE_S, "sanlock")
-        joining = [*client, "add_lockspace", "-s", f"bench:1:{lockspace}:0", "-o", "1"]
-        tool(joining, lab.env)
-        self.versions.append(f"sanlock {tool([path, 'version'], lab.env).strip()}")
+            facts.init_lease(leases, f"r{number}", "bench", number * facts.FILE_BYTES)
+        daemon = lab.spawn(sanlock.daemon_argv(), {2: self._log_fd})
+        waiting.until(lambda: sanlock.answers(lab.env), DEADLINE_S, "sanlock")
+        joining = ("-s", f"bench:1:{lockspace}:0", "-o", str(facts.IO_TIMEOUT_S))
+        facts.run(lab.env, "client", "add_lockspace", *joining)
+        self.versions.append(f"sanlock {facts.run(lab.env, 'version').strip()}")
+        client = [facts.program(), "client"]
 
         def prefix(_lock: str) -> list[str]:
             # The daemon frees a lease a little after its process: each time another one.
             self._turn = (self._turn + 1) % _RESOURCES
-            where = f"bench:r{self._turn}:{leases}:{self._turn * _MIB}"
+            where = f"bench:r{self._turn}:{leases}:{self._turn * facts.FILE_BYTES}"
             return [*client, "command", "-r", where, "-c"]
 
         self._prefixes[SANLOCK] = prefix

@@ -132,6 +132,7 @@ class Guards:
     def __init__(self, tmp_path: Path) -> None:
         self.runtime_dir = str(tmp_path / "run")
         self.defaults: dict[str, object] = {}
+        self.env: dict[str, str] = {}  # what every guard has besides the test's own
         self.started: list[Guard] = []
 
     def __enter__(self) -> Self:
@@ -183,7 +184,8 @@ class Guards:
         """
         ready_fd, spec.ready_fd = os.pipe()
         with tempfile.TemporaryFile() as stderr:
-            popen = {"stdin": subprocess.DEVNULL, "stdout": stderr, "stderr": stderr, **popen}
+            streams = {"stdin": subprocess.DEVNULL, "stdout": stderr, "stderr": stderr}
+            popen = {**streams, "env": {**os.environ, **self.env}, **popen}
             process: subprocess.Popen[bytes] = subprocess.Popen(
                 [*prefix, *argv_of(spec), *command], pass_fds=(*pass_fds, spec.ready_fd), **popen
             )
