@@ -27,7 +27,10 @@ class SanlockError(Exception):
 
 @dataclass(frozen=True)
 class Held:
-    """One lease as a daemon lists it: its name, whose it is, and its version (None: shared)."""
+    """One lease as a daemon lists it: its name, whose it is, and its version (None: shared).
+
+    It is listed until it can be taken again, a little longer than its holder lives.
+    """
 
     lockspace: str
     resource: str
@@ -132,11 +135,13 @@ def parse(said: str) -> Status:
         elif kind == "s":
             name, host_id, path, _offset = rest.split()[0].rsplit(":", 3)
             status.lockspaces.append(Joined(name, int(host_id), path, fields))
-        elif kind == "r" and fields["list"] == "held":
+        elif kind == "r" and fields["list"] != "add":
             where, pid = rest.split(" p ")
             name, resource, path, offset, version = where.rsplit(":", 4)
             number = None if version == "SH" else int(version)
-            status.leases.append(Held(name, resource, path, int(offset), int(pid), number))
+            status.leases.append(
+                Held(name, resource, path, int(offset), int(pid.split()[0]), number)
+            )
     return status
 
 
