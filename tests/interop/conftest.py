@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.interop.sanlock_sides import SanlockSides
 from tests.interop.sides import Sides
 from tests.support.emulator import Emulated
 from tests.support.spelling import Names
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from tests.support.command import Command
     from tests.support.libvirt import Host, Hosts
+    from tests.support.sanlock import Daemon
 
 MODES = ("direct", pytest.param("indirect", marks=pytest.mark.slow))
 
@@ -66,6 +68,20 @@ def own_sides(libvirt: Hosts, command: Command, tmp_path: Path, mode: str) -> Si
     """Both sides, configured alike, on a host that the test may hurt."""
     lockspace = tmp_path / "lockd" if mode == "indirect" else None
     return Sides(libvirt.start(file_lockspace_dir=lockspace), command, tmp_path, lockspace)
+
+
+@pytest.fixture(scope="session")
+def sanlock_libvirt(libvirt_hosts: Hosts, sanlock_host: Daemon) -> Host:
+    return libvirt_hosts.start(sanlock=sanlock_host)
+
+
+@pytest.fixture
+def sanlock_sides(
+    sanlock_libvirt: Host, sanlock_host: Daemon, command: Command, tmp_path: Path
+) -> Iterator[SanlockSides]:
+    """Both sides with sanlock, on one daemon; the host is without domains."""
+    yield SanlockSides(sanlock_libvirt, command, tmp_path, sanlock_host)
+    sanlock_libvirt.clear()
 
 
 @pytest.fixture(scope="session")

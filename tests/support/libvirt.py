@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any, Self
 
+    from tests.support.sanlock import Daemon
+
 DEADLINE_S = 60.0
 TOOLS = ("libvirtd", "virtlockd", "virsh", "unshare", "nsenter", "qemu-system-x86_64")
 
@@ -54,10 +56,10 @@ cgroup_controllers = []
 class Host:
     """One host; a context that leaves no process, mount or socket behind.
 
-    `lock_manager` is "lockd" or None (unset). `file_lockspace_dir` None is
-    libvirt's direct mode. `user` and `group` are QEMU's; `namespaces` ("mount") are
-    what QEMU gets of its own. `qemu_conf` are more lines of qemu.conf. The pids are
-    those of its daemons, 0 for none.
+    `lock_manager` is "lockd" or None (unset); with `sanlock`, a daemon, it is "sanlock".
+    `file_lockspace_dir` None is libvirt's direct mode. `user` and `group` are QEMU's;
+    `namespaces` ("mount") are what QEMU gets of its own. `qemu_conf` are more lines of
+    qemu.conf. The pids are those of its daemons, 0 for none.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class Host:
         hostname: str,
         *,
         lock_manager: str | None = "lockd",
+        sanlock: Daemon | None = None,
         file_lockspace_dir: str | os.PathLike[str] | None = None,
         auto_disk_leases: bool = True,
         user: str = "root",
@@ -79,6 +82,9 @@ class Host:
         for name in _DIRECTORIES:
             (directory / name).mkdir()
         lockspace = [f'file_lockspace_dir = "{file_lockspace_dir}"']
+        if sanlock is not None:
+            lock_manager = "sanlock"
+            self._write("etc/qemu-sanlock.conf", "auto_disk_leases = 1", *sanlock.settings())
         manager = [f'lock_manager = "{lock_manager}"']
         self._write("etc/libvirtd.conf", _LIBVIRTD_CONF.format(uuid=uuid.uuid4()))
         self._write(
@@ -97,7 +103,7 @@ class Host:
         self._write("group", Path("/etc/group").read_text(), _GROUP)
         self._make_kvm_usable()
         self._locks = lock_manager == "lockd"
-        self._reaper = self._start_reaper()
+        self._reaper = self._start_reaper({**os.environ, **(sanlock.env if sanlock else {})})
         self.pidfd = os.pidfd_open(self._reaper.pid)
 
     def _make_kvm_usable(self) -> None:
@@ -109,11 +115,12 @@ class Host:
     def _write(self, name: str, *lines: str) -> None:
         (self.directory / name).write_text("\n".join([*lines, ""]))
 
-    def _start_reaper(self) -> subprocess.Popen[str]:
+    def _start_reaper(self, env: dict[str, str]) -> subprocess.Popen[str]:
         namespaces = ["unshare", "--mount", "--uts", "--propagation", "private"]
         program = [sys.executable, "-I", "-S", os.path.abspath(reaper.__file__)]
         return subprocess.Popen(
             [*namespaces, *program, str(self.directory), self.hostname],
+            env=env,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -124,13 +124,16 @@ class Daemon:
             self._process.wait(DEADLINE_S)
         self._process = None
 
-    def toml(self) -> str:
-        """Return the plugin's table for a configuration file."""
-        lines = (
+    def settings(self) -> list[str]:
+        """Return lines for libvirt's qemu-sanlock.conf, or for the plugin's table."""
+        return [
             f"{key} = {value if value.isdigit() else json.dumps(value)}"
             for key, value in self.config.items()
-        )
-        return "\n".join(["[sanlock]", *lines, ""])
+        ]
+
+    def toml(self) -> str:
+        """Return a configuration file for the plugin."""
+        return "\n".join(["[sanlock]", *self.settings(), ""])
 
     def client(self, *words: str, deadline_s: float = DEADLINE_S) -> str:
         """Return what `sanlock client WORDS` prints; raises SanlockError."""
