@@ -1,0 +1,196 @@
+"""What does the sanlock daemon say of itself: its lockspaces, their hosts, and who holds what here?
+
+What `sanlock client status` and `host_status` print, for which the library has
+no function, read from the daemon's socket; never waits for long. It must not
+know guests or disks.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import socket
+from struct import Struct
+
+from lockplugins.contract import LeaseUnknownError, LockError, cause
+from lockplugins.sanlock import library
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+RUN_DIR_VARIABLE, RUN_DIR = "SANLOCK_RUN_DIR", "/run/sanlock"
+ANSWER_S = 10.0
+
+_NAME = "the sanlock daemon"
+_PROGRAMS = ("/usr/sbin/sanlock", "/usr/local/sbin/sanlock")
+_HEADER = Struct("6IiI")  # struct sm_header: magic, protocol, command, -, length, -, what, -
+_MAGIC, _PROTOCOL, _STATUS, _HOST_STATUS = 0x04282010, 1, 5, 14
+_ENTRY = Struct("3I4xQ48sI4x")  # struct sanlk_state: kind, -, number, large, name, bytes of text
+_PROCESS, _LOCKSPACE, _RESOURCE, _HOST = 2, 3, 4, 5
+_DISK_BYTES = 1040
+_RESOURCE_BYTES = 128  # without disks; how many there are is the last field
+
+
+class Membership:
+    """A lockspace that this host is in; `number` is new each time it is joined.
+
+    `renewed` is when the last renewal that reached the storage began, `result`
+    how the last one went; both in the daemon's words, whole seconds of CLOCK_MONOTONIC.
+    """
+
+    def __init__(self, where: library.Lockspace, fields: dict[str, str]) -> None:
+        self.name = os.fsdecode(where.name)
+        self.host_id = int(where.host_id)
+        self.path = os.fsdecode(where.disk.path)
+        self.number = int(fields["space_id"])
+        self.io_timeout_s = int(fields["io_timeout"])
+        self.generation = int(fields["host_generation"])
+        self.renewed = int(fields["renewal_last_success"])
+        self.result = int(fields["corrupt_result"]) or int(fields["renewal_last_result"])
+        dead = fields["killing_pids"] != "0" or fields["space_dead"] != "0"
+        self.is_ending = dead or fields["list"] != "spaces"
+
+
+class Held:
+    """A resource that a process of this host holds, or is acquiring or giving up just now."""
+
+    def __init__(self, what: library.Resource, pid: int, version: int) -> None:
+        self.lockspace = os.fsdecode(what.lockspace)
+        self.name = os.fsdecode(what.name)
+        self.is_shared = bool(what.flags & library.SHARED)
+        self.pid = pid
+        self.version = version
+
+
+class Host:
+    """A host as this one sees it; `seen` is when its timestamp was last seen to change."""
+
+    def __init__(self, host_id: int, fields: dict[str, str]) -> None:
+        self.host_id = host_id
+        self.generation = int(fields["owner_generation"])
+        self.is_free = fields["timestamp"] == "0"
+        self.io_timeout_s = int(fields["io_timeout"])
+        self.seen = int(fields["last_live"])
+        self.name = fields["owner_name"]
+
+
+class Status:
+    """What the daemon told; `processes` has the name of each registered pid."""
+
+    def __init__(self) -> None:
+        self.daemon: dict[str, str] = {}
+        self.processes: dict[int, str] = {}
+        self.lockspaces: list[Membership] = []
+        self.resources: list[Held] = []
+
+
+def connect() -> socket.socket:
+    """Return a connection to the daemon; raises LockError, which says how to have a daemon."""
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    connection.settimeout(ANSWER_S)
+    try:
+        connection.connect(_socket_path())
+    except OSError as error:
+        connection.close()
+        raise _unreachable(error) from error
+    return connection
+
+
+def _socket_path() -> str:
+    return f"{os.environ.get(RUN_DIR_VARIABLE) or RUN_DIR}/sanlock.sock"
+
+
+def _unreachable(error: OSError) -> LockError:
+    """Return why the daemon cannot be asked, and what to do."""
+    why, advice = cause(error, _socket_path()), "see its log"
+    if isinstance(error, TimeoutError | BlockingIOError):
+        why, advice = f"no answer in {ANSWER_S:g} s", "is it stopped, or its storage hung?"
+    elif isinstance(error, PermissionError):
+        advice = "run this as root, or as a member of the daemon's group"
+    elif isinstance(error, FileNotFoundError | ConnectionRefusedError):
+        if any(map(os.path.exists, _PROGRAMS)):
+            why, advice = f"it is not running ({why})", "run: systemctl start sanlock"
+        else:
+            why, advice = "it is not installed", "run: apt-get install sanlock"
+    return LockError("reach", _NAME, why, advice)
+
+
+def read(*, resources: bool = True) -> Status:
+    """Ask who is what here; raises LockError. Without resources it costs the daemon less."""
+    status = Status()
+    for entry in _ask(_STATUS, 0 if resources else _LOCKSPACE):
+        if entry.kind == _PROCESS:
+            status.processes[entry.number] = entry.name
+        elif entry.kind == _LOCKSPACE:
+            where = library.Lockspace.from_buffer_copy(entry.structure)
+            status.lockspaces.append(Membership(where, entry.fields()))
+        elif entry.kind == _RESOURCE:
+            what = library.Resource.from_buffer_copy(entry.structure)
+            status.resources.append(Held(what, entry.number, entry.large))
+        else:
+            status.daemon = entry.fields()
+    return status
+
+
+def hosts(lockspace: str) -> list[Host]:
+    """Ask which hosts have been in the lockspace; raises LockError, also if this one is not."""
+    asked = library.Lockspace(os.fsencode(lockspace))
+    entries = _ask(_HOST_STATUS, 0, bytes(asked))
+    return [Host(entry.number, entry.fields()) for entry in entries if entry.kind == _HOST]
+
+
+class _Entry:
+    """One part of an answer: what it is about, the daemon's own words, and a structure."""
+
+    def __init__(self, answer: _Answer) -> None:
+        self.kind, _, self.number, self.large, name, length = _ENTRY.unpack(
+            answer.take(_ENTRY.size)
+        )
+        self.name = os.fsdecode(name.rstrip(b"\0"))
+        self._text = answer.take(length)
+        self.structure = b""
+        if self.kind == _LOCKSPACE:
+            self.structure = answer.take(ctypes.sizeof(library.Lockspace))
+        elif self.kind == _RESOURCE:
+            fixed = answer.take(_RESOURCE_BYTES)
+            disks = int.from_bytes(fixed[-4:], "little")
+            self.structure = fixed + answer.take(disks * _DISK_BYTES)
+
+    def fields(self) -> dict[str, str]:
+        """Return the words KEY=VALUE."""
+        words = os.fsdecode(self._text.rstrip(b"\0")).split(" ")
+        return dict(word.partition("=")[::2] for word in words)
+
+
+class _Answer:
+    """The bytes of an answer, taken one after the other; raises LeaseUnknownError at their end."""
+
+    def __init__(self, data: bytes) -> None:
+        self._rest = memoryview(data)
+
+    def __bool__(self) -> bool:
+        return bool(self._rest)
+
+    def take(self, size: int) -> bytes:
+        taken, self._rest = self._rest[:size], self._rest[size:]
+        if len(taken) < size:
+            raise LeaseUnknownError("ask", _NAME, "its answer ends too early", "see its log")
+        return bytes(taken)
+
+
+def _ask(command: int, what: int, structure: bytes = b"") -> Iterator[_Entry]:
+    """Yield the parts of an answer; raises LockError."""
+    length = _HEADER.size + len(structure)
+    header = _HEADER.pack(_MAGIC, _PROTOCOL, command, 0, length, 0, what, 0)
+    with connect() as connection:
+        try:
+            connection.sendall(header + structure)
+            with connection.makefile("rb") as stream:
+                answer = _Answer(stream.read())
+        except OSError as error:
+            raise _unreachable(error) from error
+    if code := _HEADER.unpack(answer.take(_HEADER.size))[6]:
+        raise LeaseUnknownError("ask", _NAME, library.named(code), "see its log")
+    while answer:
+        yield _Entry(answer)
