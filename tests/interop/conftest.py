@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tests.support.libvirt import Host, Hosts
     from tests.support.sanlock import Daemon
 
+ONE, TWO = DAEMONS = ("one daemon", "two daemons")
 MODES = ("direct", pytest.param("indirect", marks=pytest.mark.slow))
 
 
@@ -75,12 +76,27 @@ def sanlock_libvirt(libvirt_hosts: Hosts, sanlock_host: Daemon) -> Host:
     return libvirt_hosts.start(sanlock=sanlock_host)
 
 
+@pytest.fixture(params=DAEMONS)
+def daemons(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def our_daemon(sanlock_host: Daemon, sanlock_neighbour: Daemon, daemons: str) -> Daemon:
+    """Return theirs, too, or that of another host."""
+    return sanlock_host if daemons == ONE else sanlock_neighbour
+
+
 @pytest.fixture
 def sanlock_sides(
-    sanlock_libvirt: Host, sanlock_host: Daemon, command: Command, tmp_path: Path
+    sanlock_libvirt: Host,
+    sanlock_host: Daemon,
+    our_daemon: Daemon,
+    command: Command,
+    tmp_path: Path,
 ) -> Iterator[SanlockSides]:
-    """Both sides with sanlock, on one daemon; the host is without domains."""
-    yield SanlockSides(sanlock_libvirt, command, tmp_path, sanlock_host)
+    """Both sides with sanlock, on one host or on two; theirs is without domains."""
+    yield SanlockSides(sanlock_libvirt, command, tmp_path, ours=our_daemon, theirs=sanlock_host)
     sanlock_libvirt.clear()
 
 

@@ -16,17 +16,31 @@ if TYPE_CHECKING:
     from tests.support.command import Command
     from tests.support.libvirt import Host
     from tests.support.sanlock import Daemon
+    from tests.support.sanlock_facts import Held
 
-# libvirt's words for a lease that is held: by this daemon's own, and by another host's.
+# libvirt's words for a lease that is held: through this daemon, and by another host.
 HELD_HERE = "Failed to acquire lock: File exists"
+HELD_THERE = "resource busy: Failed to acquire lock: Lease is held by another host"
 
 
 class SanlockSides(Sides):
-    """Guests of `host`, configured with a daemon, and of ours with `daemon`."""
+    """Guests of `host`, which has the daemon `theirs`, and of ours, with the daemon `ours`."""
 
-    def __init__(self, host: Host, command: Command, directory: Path, daemon: Daemon) -> None:
+    def __init__(
+        self, host: Host, command: Command, directory: Path, *, ours: Daemon, theirs: Daemon
+    ) -> None:
         super().__init__(host, command, directory, None)
-        self.daemon = daemon
-        self.config.write_text(daemon.toml())
+        self.theirs = theirs
+        self.daemon = ours
+        self.config.write_text(ours.toml())
         self.options += ["--plugin", "sanlock"]
-        command.env |= daemon.env
+        command.env |= ours.env
+
+    def is_locked(self, _disk: str) -> str:
+        """Return libvirt's words for a lease that our side holds."""
+        return HELD_HERE if self.daemon is self.theirs else HELD_THERE
+
+    def held(self, disk: str) -> list[Held]:
+        """Return who has the lease, according to both daemons."""
+        daemons = {self.daemon.pid: self.daemon, self.theirs.pid: self.theirs}
+        return [held for daemon in daemons.values() for held in daemon.held(disk)]

@@ -33,24 +33,11 @@ def environment(run_dir: str | os.PathLike[str]) -> dict[str, str]:
     return {"SANLOCK_PRIVILEGED": "0", "SANLOCK_RUN_DIR": os.fspath(run_dir)}
 
 
-def daemon_argv() -> list[str]:
+def daemon_argv(name: str = "") -> list[str]:
     """Return the command of a daemon without watchdog and privileges, which stays in front."""
     user = pwd.getpwuid(os.geteuid()).pw_name
-    return [
-        facts.program(),
-        "daemon",
-        "-D",
-        "-w",
-        "0",
-        "-l",
-        "0",
-        "-h",
-        "0",
-        "-U",
-        user,
-        "-G",
-        user,
-    ]
+    words = f"daemon -D -w 0 -l 0 -h 0 -U {user} -G {user}"
+    return [facts.program(), *words.split(), *(["-e", name] if name else [])]
 
 
 def answers(env: Mapping[str, str]) -> bool:
@@ -66,12 +53,15 @@ class Daemon:
 
     `lease_dir` is where its lockspace and the leases of disks are, `env` what its clients
     need. The run directory is `directory`, whose name must be short (it holds a socket).
+    With a `name` it knows itself again when it is started anew, and joins at once; else it
+    waits for over a minute, as for a stranger's death.
     """
 
-    def __init__(self, directory: Path, lease_dir: Path, host_id: int = 1) -> None:
+    def __init__(self, directory: Path, lease_dir: Path, host_id: int = 1, name: str = "") -> None:
         self.directory = directory
         self.lease_dir = lease_dir
         self.host_id = host_id
+        self.name = name
         self.lockspace = str(lease_dir / LOCKSPACE)
         self.env = environment(directory)
         self.config = {
@@ -103,7 +93,7 @@ class Daemon:
         """Start it, the first time or again; returns when it answers."""
         with (self.directory / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                daemon_argv(), env={**os.environ, **self.env}, stdin=subprocess.DEVNULL,
+                daemon_argv(self.name), env={**os.environ, **self.env}, stdin=subprocess.DEVNULL,
                 stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
         waiting.until(
@@ -222,6 +212,14 @@ def sanlock_host(lease_dirs: Callable[[], Path]) -> Iterator[Daemon]:
     """Share one daemon that has joined its lockspace: none may hurt it, disks are a test's own."""
     directory = lease_dirs()
     with Daemon(directory / "run", directory / "leases") as daemon:
+        daemon.join()
+        yield daemon
+
+
+@pytest.fixture(scope="session")
+def sanlock_neighbour(sanlock_host: Daemon, lease_dirs: Callable[[], Path]) -> Iterator[Daemon]:
+    """Share another host, which has joined the same lockspace: none may hurt it."""
+    with Daemon(lease_dirs() / "run", sanlock_host.lease_dir, host_id=2) as daemon:
         daemon.join()
         yield daemon
 
