@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import cycle, islice
 from typing import TYPE_CHECKING
 
 from tests.support import proclocks
-from tests.support.ends import ALONE, NONCE, End
+from tests.support.ends import ALONE, NONCE, Host
 from tests.support.locking import DEADLINE_S, is_free, on_a_thread
 from tests.support.moving import Intruder
 
@@ -19,23 +20,25 @@ def test_thousands_of_hand_overs_and_no_stranger_gets_in(
 ) -> None:
     disk = tmp_path / "disk"
     disk.write_bytes(bytes(4096))
-    count = rounds(1000, 20_000)
-    here = End()
-    here.own(disk)
-    with Intruder(str(disk)) as intruder:
-        for _ in range(count):
-            there = End()
-            there.wait(disk, wait_until=float("inf"))  # a sharer that tries has byte 2 at times
-            told = here.side.prepare(NONCE)
-            lost = here.hand_over()
-            there.complete_in(NONCE, told)
-            assert lost.result(DEADLINE_S)
-            sole = on_a_thread(there.side.become_sole)
-            here.die()
-            sole.result(DEADLINE_S)
-            assert not is_free(disk)
-            here = there
-        assert intruder.got_in() == 0
-    assert proclocks.below_qemus(disk) == ALONE
-    here.die()
-    measured("migration", f"{count} hand-overs, {intruder.tried} tries to get in: none did")
+    count = rounds(300, 20_000)
+    with Host() as one, Host() as other:
+        here = one.end()
+        here.own(disk)
+        with Intruder(str(disk)) as intruder:
+            for host in islice(cycle((other, one)), count):
+                there = host.end()
+                there.wait(disk, wait_until=float("inf"))  # a sharer that tries has byte 2 at times
+                told = here.prepare(NONCE)
+                here.hand_over()
+                there.complete_in(NONCE, told)
+                assert here.has_lost()
+                sole = on_a_thread(there.become_sole)
+                here.die()
+                sole.result(DEADLINE_S)
+                assert not is_free(disk)
+                here = there
+            assert intruder.got_in() == 0
+        assert proclocks.below_qemus(disk) == ALONE
+        here.die()
+    words = f"{intruder.tried:,} tries by strangers to get in between: none did"
+    measured("migration", f"{count:,} hand-overs between two processes, {words}")

@@ -1,20 +1,23 @@
 """What are the two ends of a migration to the plugin `file`? Plugins, each with a guest's leases.
 
 Two in one process stand for two hosts: their locks are of different open file
-descriptions, and exclude one another as any two do. Judges nothing.
+descriptions, and exclude one another as any two do. A `Host` has its ends in a
+process of its own. Judges nothing.
 """
 
 from __future__ import annotations
 
 import fcntl
+import multiprocessing
 from concurrent.futures import Future
+from multiprocessing.managers import BaseManager
 from typing import TYPE_CHECKING
 
 import pytest
 
 from lockplugins.contract import Mode, Resource
 from lockplugins.file.plugin import FilePlugin
-from tests.support.locking import CopyingCarrier, on_a_thread
+from tests.support.locking import DEADLINE_S, CopyingCarrier, on_a_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -45,11 +48,10 @@ class End:
         resources = [Resource(str(disk)) for disk in disks]
         self.leases = self.side.await_in(resources, (), wait_until)
 
-    def hand_over(self) -> Future[bool]:
+    def hand_over(self) -> None:
         """Hand over, and wait on a thread for what becomes of it, as the guard does."""
         self.side.hand_over()
         self.lost = on_a_thread(self.side.has_lost)
-        return self.lost
 
     def complete_in(self, nonce: str, told: str) -> None:
         self.side.complete_in(nonce, told)
@@ -68,6 +70,33 @@ class End:
             file.set(fcntl.F_UNLCK, 0, 1 << 62)
             file.close()
         self.plugin._held.clear()
+
+
+class HostedEnd(End):
+    """An end whose every step answers with a value, and so can be another process's."""
+
+    def prepare(self, nonce: str) -> str:
+        return self.side.prepare(nonce)
+
+    def has_lost(self) -> bool:
+        return self.lost.result(DEADLINE_S)
+
+    def become_sole(self) -> None:
+        self.side.become_sole()
+
+
+class Host(BaseManager):
+    """A process of its own with ends in it, which `end` makes; a context."""
+
+    if TYPE_CHECKING:
+
+        def end(self) -> HostedEnd: ...
+
+    def __init__(self) -> None:
+        super().__init__(ctx=multiprocessing.get_context("spawn"))
+
+
+Host.register("end", HostedEnd)
 
 
 @pytest.fixture

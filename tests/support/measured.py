@@ -58,6 +58,8 @@ def _write(page: str, lines: Sequence[str]) -> None:
     os.makedirs(directory, exist_ok=True)
     kernel = platform.release().partition("-")[0]
     machine = f"{platform.system()} {kernel}, {os.cpu_count()} CPUs"
+    load = "load {:.1f} at the end, {:.1f} over 15 minutes".format(*os.getloadavg()[::2])
     with open(os.path.join(directory, f"{page}.md"), "w", encoding="utf-8") as file:
-        file.write(f"# Measured: {page}\n\n{machine}, Python {platform.python_version()}.\n\n")
+        python = f"Python {platform.python_version()}"
+        file.write(f"# Measured: {page}\n\n{machine}, {python}; {load}.\n\n")
         file.writelines(f"* {line}\n" for line in lines)

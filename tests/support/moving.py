@@ -158,6 +158,16 @@ class World:
         """Start an end that nobody supervises."""
         return self._add(End(self, None, self._uri() if waits else None))
 
+    def want(self, mode: str) -> Guard:
+        """Start a stranger's guard that waits for the disk as long as it takes."""
+        guards = self.hosts[0]
+        return guards.start(guards.spec((mode, self.disk), wait_s=float("inf")))
+
+    def end(self, end: End) -> None:
+        """End one that has been moved away from: a test of many rounds keeps none of them."""
+        self._ends.remove(end)
+        end.close()
+
     def _uri(self) -> str:
         self._sockets += 1
         return f"unix:{self._directory}/{self._sockets}.sock"
@@ -199,4 +209,13 @@ def world(tmp_path: Path, require: Callable[[str], str]) -> Iterator[World]:
     """Give a test a guest's disk, and two hosts."""
     require("qemu-system-x86_64")
     with World(tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+def without_us(tmp_path: Path, world: World) -> Iterator[World]:  # noqa: ARG001  # beside it
+    """Give a test another guest's disk, for comparison."""
+    apart = tmp_path / "without-us"
+    apart.mkdir()
+    with World(apart) as made:
         yield made

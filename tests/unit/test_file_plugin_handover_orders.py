@@ -43,7 +43,8 @@ class Ends:
     def hand_over(self) -> None:
         if self.source_lives and self.source_may and not self.handed:
             self.handed, self.source_may = True, False
-            self.lost = self.source.hand_over()
+            self.source.hand_over()
+            self.lost = self.source.lost
 
     def take_back(self) -> None:
         if not self.source_lives or not self.handed:

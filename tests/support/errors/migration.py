@@ -101,10 +101,10 @@ def taken_back_from_an_owner(source: End, target: End, disk: Path) -> None:
     source.own(disk)
     target.wait(disk)
     told = source.side.prepare(NONCE)
-    lost = source.hand_over()
+    source.hand_over()
     target.complete_in(NONCE, told)
     target.die()
-    assert lost.result(DEADLINE_S) is True
+    assert source.lost.result(DEADLINE_S) is True
     source.side.take_back()
 
 
