@@ -55,10 +55,11 @@ class Handover:
         """
         raise NotImplementedError
 
-    def take_back(self) -> None:
+    def take_back(self, within_s: float = 0.0) -> None:
         """Source: end the attempt, owner as before; raises LockError, and nothing has changed.
 
-        Refused when a destination is there, and for good when one has owned.
+        Refused when a destination is there, and in `within_s` has not gone, and
+        for good when one has owned.
         """
         raise NotImplementedError
 
@@ -118,8 +119,8 @@ class Composite(Handover):
     def has_lost(self) -> bool:
         return max(part.has_lost() for part in self._parts)
 
-    def take_back(self) -> None:
-        self._each(lambda part: part.take_back(), lambda part: part.hand_over())
+    def take_back(self, within_s: float = 0.0) -> None:
+        self._each(lambda part: part.take_back(within_s), lambda part: part.hand_over())
 
     def complete_in(self, nonce: str, told: str) -> None:
         words = iter(told.split(_JOIN))

@@ -3,7 +3,8 @@
 Asks the guard again until it says that the guest executes. Until there is a
 guard, or a control pipe of its, there is nothing yet whose readiness could be
 waited for; from then on it is milliseconds. So it looks a hundred times a
-second, up to a deadline, on the caller's thread. It must not start or end anything.
+second at first, less often at one that keeps it waiting (for leases, say), up
+to a deadline, on the caller's thread. It must not start or end anything.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from supervisor.client import Child
 
-_PAUSE_S = 0.01
+_SHORTEST_S, _LONGEST_S = 0.01, 0.25
+_OF_THE_WAIT = 0.05  # so much later than it could, at most, the guest is seen
 _NOT_YET = ("acquiring", "acquired")
 
 
@@ -34,7 +36,7 @@ def running_child(path: str, timeout_s: float, *, expected: bool = False) -> Chi
     `expected`: the guard may not be there yet. Raises NoSuchGuestError when it
     is gone, NotRunningError after `timeout_s`.
     """
-    deadline = time.monotonic() + timeout_s
+    began = time.monotonic()
     name = f"guest {os.path.basename(path)}"
     while True:
         guarded = is_guarded(path)
@@ -44,11 +46,13 @@ def running_child(path: str, timeout_s: float, *, expected: bool = False) -> Chi
             reason, advice = "its supervisor is gone", "see its log, or what it wrote to you"
             raise NoSuchGuestError("find", f"the process of {name}", reason, advice)
         expected = expected and not guarded
-        if time.monotonic() >= deadline:
+        waited = time.monotonic() - began
+        if waited >= timeout_s:
             reason = "it waits for leases, or for GO" if guarded else "no supervisor has begun it"
             why = f"{reason}, after {timeout_s:g} s"
             raise NotRunningError("find", f"the process of {name}", why, "ask again, or kill it")
-        select.select((), (), (), _PAUSE_S)
+        pause = min(max(_SHORTEST_S, waited * _OF_THE_WAIT), _LONGEST_S)
+        select.select((), (), (), min(pause, timeout_s - waited))
 
 
 def _ask(path: str) -> Child | None:

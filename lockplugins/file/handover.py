@@ -154,8 +154,10 @@ class FileHandover(Handover):
         self._verdict.release()
         return self._lost
 
-    def take_back(self) -> None:
+    def take_back(self, within_s: float = 0.0) -> None:
         handed = self._handed()
+        if handed and self._verdict.acquire(timeout=within_s):
+            self._verdict.release()  # what it is, is looked at when nobody else can come
         tries = TRIES
         while refusal := self._retake(handed):
             tries -= 1

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from supervisor.guard.supervise import Supervisor
     from supervisor.qmp.server import Arguments, Done
 
-    Step = tuple[tuple[str, ...], Callable[[Arguments, Done], None]]
+    # In which states a command is obeyed, what does it, and whose wait it may end.
+    Step = tuple[tuple[str, ...], Callable[[Arguments, Done], None], str]
 
 # The commands of parts that are loaded when the first of them comes.
 _LATE = {
@@ -95,8 +96,9 @@ class Commands:
 
     def _begin(self, command: str, name: str, arguments: "Arguments", done: "Done") -> None:
         """Begin what will be answered later; raises LockError before anything is touched."""
-        states, begin = self._part(command).step(command, arguments)
-        if self._step:
+        states, begin, ends = self._part(command).step(command, arguments)
+        beside = self._step and self._step == ends
+        if self._step and not beside:
             raise WrongStateError(command, name, f"{self._step} is under way", "wait for it")
         if self._supervisor.state not in states:
             why = f"it is {PUBLIC_STATE[self._supervisor.state]}, not {' or '.join(states)}"
@@ -105,7 +107,7 @@ class Commands:
         def answer(
             result: object, error: LockError | None = None, fds: tuple[int, ...] = ()
         ) -> None:
-            self._step = ""
+            self._step = self._step if beside else ""
             done(result, error, fds)
 
         self._step = command  # until it is answered

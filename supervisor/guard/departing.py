@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 EVENTS = "events"
 LEAVING = (State.MIGRATING_OUT, State.MIGRATED)
+GOING_S = 1.0  # for a destination that has given up: its supervisor ends after it has said so
 # QEMU's words (qapi/run-state.json, qapi/migration.json).
 _MAY_LEAVE = ("running", "paused", "prelaunch", "suspended")
 _OVER = ("", "none", "completed", "failed", "cancelled")
@@ -106,7 +107,10 @@ class Departure:
                 )
                 return
             self._cancelling = True
-            job = self._migration.handover.take_back
+
+            def job() -> None:
+                self._migration.handover.take_back(GOING_S)
+
             self._supervisor.jobs.submit(lambda: self._migration.publish_after(job), taken_back)
 
         def taken_back(_result: object, error: BaseException | None) -> None:

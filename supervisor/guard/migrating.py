@@ -61,16 +61,16 @@ class Migration:
         self._departure = Departure(self)
 
     def step(self, command: str, arguments: Arguments) -> Step:
-        """Return in which states a client's command is obeyed, and what does it."""
+        """Return what a client's command is to do; the destination's cancel ends its wait."""
         cancel = arguments.get("cancel", False)
         if not isinstance(cancel, bool):
             raise ConfigError("obey", command, "cancel is neither true nor false")
         return {
-            ("prepare-migrate", False): ((State.RUNNING,), self._departure.prepare),
-            ("complete-migrate-in", False): ((State.INCOMING,), self.arrival.complete),
-            ("complete-migrate-in", True): ((State.INCOMING,), self.arrival.cancel),
-            ("complete-migrate-out", False): (LEAVING, self._departure.complete),
-            ("complete-migrate-out", True): (LEAVING, self._departure.cancel),
+            ("prepare-migrate", False): ((State.RUNNING,), self._departure.prepare, ""),
+            ("complete-migrate-in", False): ((State.INCOMING,), self.arrival.complete, ""),
+            ("complete-migrate-in", True): ((State.INCOMING,), self.arrival.cancel, command),
+            ("complete-migrate-out", False): (LEAVING, self._departure.complete, ""),
+            ("complete-migrate-out", True): (LEAVING, self._departure.cancel, ""),
         }[command, cancel and command != "prepare-migrate"]
 
     def cookie(self, nonce: str, told: str) -> str:

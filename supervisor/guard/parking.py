@@ -45,8 +45,8 @@ class Parking:
     def step(self, command: str, _arguments: Arguments) -> Step:
         """Return in which state a client's command is obeyed, and what does it."""
         if command == "pause-guest":
-            return (State.RUNNING,), self._pause
-        return (State.PARKED,), self._resume
+            return (State.RUNNING,), self._pause, ""
+        return (State.PARKED,), self._resume, ""
 
     def _pause(self, _arguments: Arguments, done: Done) -> None:
         self._has_stopped = False

@@ -29,6 +29,7 @@ pytestmark = pytest.mark.slow
 
 HELD = [("WRITE", 0, "0")]
 AWAITING = [("WRITE", 2, "2")]
+HANDED = ("READ", 0, "0")
 
 
 def order(command: Command, world: World, host: int, *words: str) -> str:
@@ -203,7 +204,15 @@ def test_a_source_whose_supervisor_stands_still_holds_nobody_up_for_good(world: 
     assert source.guard is not None
     freeze(source.guard)
     try:
-        target.complete_in(cookie)
+        with target.another_client() as client:
+            asked = client.ask("complete-migrate-in", {"cookie": cookie})
+            waiting.until(
+                lambda: proclocks.below_qemus(world.disk) == [HANDED, HANDED, *AWAITING],
+                DEADLINE_S,
+                "it shares the disk, and waits for the source to see it",
+            )
+            assert refusal(target.cancel_in).fields["exit_code"] == 111
+            assert client.answer(asked, DEADLINE_S) == {}
         target.monitor.execute("cont")
         assert target.qemu() == "running"
     finally:
@@ -223,6 +232,22 @@ def test_a_source_whose_supervisor_stands_still_before_is_the_owner_still(world:
     assert proclocks.below_qemus(world.disk) == [*HELD, *AWAITING]
     signal.pidfd_send_signal(source.guard.pidfd, signal.SIGCONT)
     target.complete_in(cookie)
+
+
+def test_a_complete_in_that_waits_is_ended_by_a_cancel(world: World) -> None:
+    source, target = world.boot(), world.receive()
+    cookie = source.prepare()
+    with target.another_client() as client:
+        asked = client.ask("complete-migrate-in", {"cookie": cookie, "timeout_s": 1e6})
+        waiting.until(
+            lambda: "complete-migrate-in is under way" in refusal(target.prepare).desc,
+            DEADLINE_S,
+            "another command meets it",
+        )
+        target.cancel_in()
+        assert "it is cancelled" in refusal(lambda: client.answer(asked)).desc
+    source.cancel_out()
+    assert (source.state(), source.qemu()) == ("running", "running")
 
 
 def test_a_copied_disk_is_the_destinations_from_the_start(world: World, command: Command) -> None:

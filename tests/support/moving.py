@@ -55,7 +55,7 @@ class End:
             self.guard = guards.start(spec, argv, pass_fds=[self.monitor.fd], **popen)
             self.process = self.guard.process
             self.guard.ready(DEADLINE_S)
-            self.control = Wire(f"{self.guard.path}/control")
+            self.control = self.another_client()
         if uri is None:
             assert self.process.stdout is not None
             wait_ready(self.process.stdout, deadline_s=DEADLINE_S)
@@ -100,6 +100,10 @@ class End:
 
     def cancel_in(self) -> None:
         assert self.control.execute("complete-migrate-in", {"cancel": True}, DEADLINE_S) == {}
+
+    def another_client(self) -> Wire:
+        assert self.guard is not None
+        return Wire(f"{self.guard.path}/control")
 
     def complete_out(self) -> None:
         assert self.control.execute("complete-migrate-out", {}, DEADLINE_S) == {}

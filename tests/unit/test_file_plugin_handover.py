@@ -125,6 +125,18 @@ def test_the_source_takes_its_leases_back_when_no_destination_is_left(
     assert is_free(disk, byte=(1 << 60) + int(NONCE, 16))
 
 
+def test_the_source_gives_a_destination_a_moment_to_be_gone(
+    source: End, target: End, disk: Path
+) -> None:
+    handed_over(source, target, disk)
+    taken_back = on_a_thread(lambda: source.side.take_back(DEADLINE_S))
+    with pytest.raises(TimeoutError):
+        taken_back.result(0.5)
+    target.die()
+    taken_back.result(DEADLINE_S)
+    assert below_qemus(disk) == ALONE
+
+
 def test_the_source_takes_nothing_back_from_a_destination_that_owns(
     source: End, target: End, disk: Path
 ) -> None:
