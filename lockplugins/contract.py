@@ -8,25 +8,15 @@ no enum, typing or dataclasses (README, D2).
 import sys
 from errno import errorcode
 
-_LEASE_FIELDS = ("resource", "type", "mode", "lockspace", "lease", "generation", "state")
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from typing import ClassVar, Protocol
+    from typing import ClassVar
 
+    from lockplugins.carrier import Carrier as Carrier  # noqa: PLC0414  # plugins import it from here
     from lockplugins.handover import Handover
 
     Finding = tuple[str, bool, str, str]  # check, is it well, evidence, what to do if not
-
-    class Carrier(Protocol):
-        """The guard's carrier: descriptors that the guest holds until it is dead."""
-
-        def keep(self, name: str, fd: int) -> None:
-            """Send a duplicate of `fd` to the guest under `name`; `fd` stays the caller's."""
-
-        def drop(self, name: str) -> None:
-            """Take the copy sent under `name` back out of the guest's hands."""
 
 
 class Mode:
@@ -71,12 +61,13 @@ class Capability:
 class Guest:
     """The virtual machine on whose behalf leases are acquired."""
 
-    __slots__ = ("id", "name", "uuid")
+    __slots__ = ("id", "name", "pid", "uuid")
 
     def __init__(self, uuid: str, name: str, guest_id: str | None = None) -> None:
         self.uuid = uuid
         self.name = name
         self.id = guest_id
+        self.pid = 0  # of the process that has registered, as the guard sees it
 
 
 class Resource:
@@ -129,7 +120,8 @@ class Lease:
 
     def as_json(self) -> dict[str, object]:
         """Return the lease as `status --json` shows it."""
-        return {field: getattr(self, field) for field in _LEASE_FIELDS}
+        fields = ("resource", "type", "mode", "lockspace", "lease", "generation", "state")
+        return {field: getattr(self, field) for field in fields}
 
 
 class Holder:
@@ -230,12 +222,13 @@ class ConfigError(LockError):
 class Plugin:
     """One lock manager, on behalf of one guest.
 
-    Every call is made on the guard's jobs thread (`renew`: on its renewal thread) and may
+    All calls but `in_child` are made on the guard's jobs thread (`renew`: its renewal thread), may
     block; none after `close`. `carrier` makes descriptors live as long as the guest. `config` is
     the plugin's table, checked. FREED_BY_DEATH: the deaths of guest and guard free every lease.
     """
 
     CONFIG_KEYS: "ClassVar[tuple[str, ...]]" = ()
+    REGISTERS: bool = False
     name: str = ""  # an instance may know better than its class, here and below
     capabilities: tuple[str, ...] = ()
     FREED_BY_DEATH: bool = False
@@ -248,6 +241,13 @@ class Plugin:
 
     def open(self, guest: Guest) -> None:
         """Connect to the lock manager for `guest`; raises LockError when it cannot be reached."""
+
+    def in_child(self) -> tuple[int, ...]:
+        """Connect this process, with which the guest ends, to the lock manager; if REGISTERS.
+
+        Returns descriptors for the guest to inherit. This instance is not opened: the guard's is.
+        """
+        raise NotImplementedError
 
     def acquire(self, resources: "Sequence[Resource]", wait_until: float | None) -> list[Lease]:
         """Acquire all of `resources` or none, in the order given.

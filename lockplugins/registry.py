@@ -89,6 +89,10 @@ def load(
 
     Without a carrier it can be asked, and acquires nothing.
     """
+    if carrier is None:
+        from lockplugins.carrier import NoCarrier  # not where a guest is launched
+
+        carrier = NoCarrier()
     parts = []
     for word, found in zip(name.split(JOIN), plugin_classes(name, classes), strict=True):
         table = config.get(renamed(word), {})
@@ -97,7 +101,7 @@ def load(
                 allowed = "allowed: " + (" ".join(found.CONFIG_KEYS) or "none")
                 what = f"key {key} of plugin {word}"
                 raise ConfigError("use", what, "there is none of that name", allowed)
-        parts.append(found(table, carrier or _NoCarrier()))
+        parts.append(found(table, carrier))
     return parts[0] if len(parts) == 1 else Composite(parts)
 
 
@@ -135,16 +139,6 @@ def takes(part: Plugin, resource: "Resource") -> bool:
     return needed in part.capabilities
 
 
-class _NoCarrier:
-    """Where there is no guest to carry anything."""
-
-    def keep(self, name: str, fd: int) -> None:
-        raise NotImplementedError
-
-    def drop(self, name: str) -> None:
-        raise NotImplementedError
-
-
 class Composite(Plugin):
     """Several plugins as one: all leases or none, in order, released in reverse.
 
@@ -157,6 +151,7 @@ class Composite(Plugin):
         self.name = JOIN.join(part.name for part in parts)
         self.capabilities = capabilities(parts)
         self.FREED_BY_DEATH = all(part.FREED_BY_DEATH for part in parts)
+        self.REGISTERS = any(part.REGISTERS for part in parts)
         self._parts = tuple(parts)
         self._expiring = [part for part in parts if Capability.EXPIRES in part.capabilities]
         self._ends: dict[Plugin, float] = {}
@@ -176,6 +171,9 @@ class Composite(Plugin):
         if self._expiring:
             self.PROOF_TERM_S = min(part.PROOF_TERM_S for part in self._expiring)
             self.RENEW_EVERY_S = min(part.RENEW_EVERY_S for part in self._expiring)
+
+    def in_child(self) -> tuple[int, ...]:
+        return tuple(fd for part in self._parts if part.REGISTERS for fd in part.in_child())
 
     def acquire(self, resources: "Sequence[Resource]", wait_until: float | None) -> "list[Lease]":
         return self._take(resources, wait_until, lambda part, *wanted: part.acquire(*wanted))

@@ -33,7 +33,7 @@ class Child:
         self.pidfd = end_pidfd
         self.end_pidfd = end_pidfd
         self.status = _KILLED_WITH_INIT
-        self._first_pid = first_pid
+        self.first_pid = first_pid
         self._init_report = init_report
         self.report_fd = None if init_report is None else init_report.fileno()
         self._followed_pid = LAUNCHED_PID
@@ -75,7 +75,7 @@ class Child:
         QEMU forks twice. The process in the middle, still there or a zombie,
         is known by leading the session.
         """
-        for pid in containment.children_of(self._first_pid):
+        for pid in containment.children_of(self.first_pid):
             try:
                 status = containment.status_of(pid)
                 own, session = (int(status[key].split()[-1]) for key in ("NSpid", "NSsid"))

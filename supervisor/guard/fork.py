@@ -2,12 +2,11 @@
 
 Under `pdeathsig` the guest is our child; under `pidns` it is the child of an
 init that we fork into a new PID namespace. Either waits for one byte on the go
-pipe before exec, and reports a failed exec with stage and errno on a socket
-that a successful one closes. It must not decide when the guest may go.
+pipe before exec, and reports why it cannot on a socket that a successful exec
+closes. It must not decide when the guest may go.
 """
 
 import _socket
-import errno
 import posix
 import select
 import sys
@@ -16,8 +15,8 @@ from _struct import calcsize, unpack_from
 from lockplugins.contract import LockError, cause
 from supervisor import exitcodes
 from supervisor.guard.child import Child
-from supervisor.guard.descriptors import Shelf, lower_limit
-from supervisor.guard.signals import SIGKILL, Signals, block_all
+from supervisor.guard.descriptors import Shelf, lower_limit, opened
+from supervisor.guard.signals import SIGKILL, Signals, block_all, pass_on_sigterm
 from supervisor.spec import Containment
 
 TYPE_CHECKING = False
@@ -26,18 +25,19 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 _UCRED = "3i"
+_GO, REGISTER = b"G", b"R"
 HELLO, GOING = b"here", b"going"
-EXEC_STAGE = "run"
-REPORT_BYTES = 256
+_EXEC_STAGE = "run"
+_REPORT_BYTES = 8192
 _OOM_FILE = "/proc/self/oom_score_adj"
 _CLONE_NEWPID = 0x20000000
-_ANY_DESCRIPTOR = (1 << 31) - 1
 
 
 class Launch:
     """What the child needs between fork and exec.
 
-    `inherit` are our descriptors that exec hands on: carrier, monitor.
+    `inherit` are our descriptors that exec hands on: carrier, monitor. `register`, where
+    the plugin needs it, makes the process that the guest ends with known to a lock manager.
     """
 
     def __init__(
@@ -48,6 +48,7 @@ class Launch:
         self.shelf = shelf
         self.signals = taken
         self.inherit = inherit
+        self.register: Callable[[], list[int]] | None = None
         self.oom_score_adj: bytes | None = None
         go_read, go_write = posix.pipe2(posix.O_CLOEXEC)
         self.go_read, self.go_write = shelf.lift(go_read), shelf.lift(go_write)
@@ -57,13 +58,26 @@ class Launch:
         self.childs_report = _socket.socket(fileno=shelf.lift(childs.detach()))
         self.guard_pidfd = shelf.lift(posix.pidfd_open(posix.getpid()))
 
-    def go(self) -> None:
-        """Let the waiting child exec."""
+    def go(self, word: bytes = _GO) -> None:
+        """Let the child do what it waits for: register, or exec."""
         try:
-            posix.write(self.go_write, b"G")
+            posix.write(self.go_write, word)
         except BrokenPipeError:
             return  # it is dead: its pidfd is next
-        posix.close(self.go_write)
+
+    def refuse(self, code: int, text: str) -> None:
+        """Say why there will be no guest, and with which code the guard is to exit (the child)."""
+        self.childs_report.send(f"{code} {text}".encode("utf-8", "surrogateescape"))
+
+    def hear(self, flags: int = 0) -> tuple[bytes, int]:
+        """Return what the child reports, and its pid: the kernel translates it (unix(7)).
+
+        Nothing once it has executed or is dead.
+        """
+        data, ancillary, _flags, _address = self.report.recvmsg(
+            _REPORT_BYTES, _socket.CMSG_SPACE(calcsize(_UCRED)), flags
+        )
+        return data, unpack_from(_UCRED, ancillary[0][2])[0] if ancillary else 0
 
 
 def fork(mode: str, launch: Launch, guest_name: str) -> Child:
@@ -118,6 +132,8 @@ def _become_guest(launch: Launch, *, arm: bool) -> "NoReturn":
     try:
         if arm:
             arm_parent_death(launch.guard_pidfd)
+            if launch.register:
+                launch.inherit += launch.register()
         launch.childs_report.send(HELLO)
         if launch.oom_score_adj is not None:
             _put(_OOM_FILE, launch.oom_score_adj)
@@ -129,16 +145,19 @@ def _become_guest(launch: Launch, *, arm: bool) -> "NoReturn":
             posix.close(fd)
         if launch.shelf.limits is not None:
             lower_limit(launch.shelf.limits)
-        if posix.read(launch.go_read, 1) != b"G":
+        if posix.read(launch.go_read, 1) != _GO:
             posix._exit(exitcodes.OUR_FAULT)
         launch.signals.restore()
-        stage = EXEC_STAGE
+        stage = _EXEC_STAGE
         launch.childs_report.send(GOING)  # no signal that waited has ended this process
         posix.execv(launch.path, launch.argv)
-    except OSError as error:
-        launch.childs_report.send(f"{error.errno} {stage}".encode())
-    except ImportError:
-        launch.childs_report.send(f"{errno.ENOPKG} load prctl (import=DIR) for".encode())
+    except (OSError, ImportError) as error:
+        code = exitcodes.FAILED
+        if stage == _EXEC_STAGE:
+            absent = isinstance(error, FileNotFoundError)
+            code = exitcodes.NOT_FOUND if absent else exitcodes.NOT_EXECUTABLE
+        reason = getattr(error, "strerror", error)
+        launch.refuse(code, f"cannot {stage} {launch.argv[0]}: {reason}; leases released")
     finally:
         posix._exit(exitcodes.OUR_FAULT)
 
@@ -177,13 +196,11 @@ def _fork_into_namespace(launch: Launch, guest_name: str) -> Child:
     inits.close()
     launch.childs_report.close()
     child = Child(pid, posix.pidfd_open(pid), ours)
-    data, ancillary, _flags, _address = launch.report.recvmsg(
-        len(HELLO), _socket.CMSG_SPACE(calcsize(_UCRED))
-    )
-    if data != HELLO:
-        raise LockError("start", f"guest {guest_name}", "its PID namespace ended at once")
-    # The kernel translates the sender's pid (unix(7), SCM_CREDENTIALS); the child waits for go.
-    child.follow(unpack_from(_UCRED, ancillary[0][2])[0])
+    if not launch.register:  # else init waits, and the guest's process is heard of later
+        data, guest_pid = launch.hear()
+        if data != HELLO:
+            raise LockError("start", f"guest {guest_name}", "its PID namespace ended at once")
+        child.follow(guest_pid)
     return child
 
 
@@ -197,13 +214,18 @@ def _be_init(launch: Launch, report: _socket.socket) -> "NoReturn":
         arm_parent_death(launch.guard_pidfd)
         block_all()
         name_process("lock-init")
+        registered = launch.register() if launch.register else []
+        launch.inherit += registered
         pid = posix.fork()
         if pid == 0:
             report.close()
             _become_guest(launch, arm=False)
-        # What a process that never execs would hold for good.
-        posix.closerange(3, report.fileno())
-        posix.closerange(report.fileno() + 1, _ANY_DESCRIPTOR)
+        # Never to exec, it would hold everything for good. What it is registered by it does hold:
+        # so a guest that closes all that it inherits keeps its leases.
+        for fd in opened() - {0, 1, 2, report.fileno(), *registered}:
+            posix.close(fd)
+        if launch.register:
+            pass_on_sigterm()  # by which a lock manager asks for the guest's end
         while True:
             ended = posix.waitid(posix.P_ALL, 0, posix.WEXITED)
             if ended is not None:

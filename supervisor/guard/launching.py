@@ -5,11 +5,11 @@ Supervisor, whose state it only changes by telling it what happened.
 """
 
 import _socket
-import errno
+import _thread
 import posix
 
 from lockplugins import registry
-from lockplugins.contract import Guest, LeaseHeldError
+from lockplugins.contract import Guest, LeaseHeldError, LockError
 from supervisor import exitcodes
 from supervisor.guard import announce, fork
 from supervisor.guard.child import LAUNCHED_PID
@@ -40,6 +40,8 @@ class Launching:
         self._going = False
         self._daemonized = False
         self._waits = True
+        self._here = _thread.allocate_lock()  # free when the guest's process waits for go
+        self._here.acquire()
         self._line: WaitingLine | None = None
 
     def start(self) -> None:
@@ -63,7 +65,10 @@ class Launching:
         record.publish_acquiring()
         plugin = registry.load(spec.plugin, spec.config, self._prepared.carrier, spec.classes)
         supervisor.plugin = plugin
-        plugin.open(Guest(spec.uuid, spec.name, spec.id))
+        guest = Guest(spec.uuid, spec.name, spec.id)
+        plugin.open(guest)
+        if self._prepared.launch.register:
+            self._register(guest)
         spec.resources = registry.claims(plugin, spec.uuid, spec.resources)
         try:
             wait_until = now() + spec.wait_s if spec.wait_s else None
@@ -76,6 +81,19 @@ class Launching:
             supervisor.deadline = Deadline(plugin, supervisor.loop, supervisor.lose)
             supervisor.deadline.prove()
         record.publish_acquired(supervisor.child.pid, supervisor.leases)
+
+    def _register(self, guest: Guest) -> None:
+        """Have the process that the guest ends with known to the lock manager (jobs thread).
+
+        What it refuses or dies of is heard on the main thread, as ever.
+        """
+        from supervisor.guard.registration import BOUND_S  # in memory by now
+
+        self._prepared.launch.go(fork.REGISTER)
+        if not self._here.acquire(timeout=BOUND_S):
+            reason = f"the lock manager has not answered in {BOUND_S:g} s"
+            raise LockError("register", f"guest {guest.name}", reason, "nothing was acquired")
+        guest.pid = self._prepared.child.first_pid
 
     def _acquired(self, _result: object, error: BaseException | None) -> None:
         for timer in ("wait", "line"):
@@ -157,18 +175,22 @@ class Launching:
 
         Also to be called before its death is believed: its last words come first.
         """
-        report = self._prepared.launch.report
+        launch = self._prepared.launch
         try:
             # All of it: the child's death may be next in this round of the loop.
-            while data := report.recv(fork.REPORT_BYTES, _socket.MSG_DONTWAIT):
+            while (heard := launch.hear(_socket.MSG_DONTWAIT))[0]:
+                data, pid = heard
                 if data == fork.GOING:
                     self._going = True
-                elif data != fork.HELLO:
-                    number, _, stage = data.decode().partition(" ")
-                    self._exec_failed(int(number), stage)
-        except BlockingIOError:
+                elif data == fork.HELLO:
+                    self._prepared.child.follow(pid)
+                    self._here.release()
+                else:
+                    code, _, text = data.decode("utf-8", "surrogateescape").partition(" ")
+                    self._supervisor.end_with(int(code), text, Event.FAILED)
+        except (BlockingIOError, ProcessLookupError):  # nothing more; or gone: its end is next
             return
-        self._supervisor.loop.unwatch(report.fileno())
+        self._supervisor.loop.unwatch(launch.report.fileno())
         if self._going and not self._prepared.daemonizes:
             self._going = False  # said once
             receives = self._supervisor.spec.incoming
@@ -188,13 +210,6 @@ class Launching:
             supervisor.migration.arrival.receive()
 
         supervisor.jobs.load("supervisor.guard.migrating", loaded)
-
-    def _exec_failed(self, number: int, stage: str) -> None:
-        found = exitcodes.NOT_FOUND if number == errno.ENOENT else exitcodes.NOT_EXECUTABLE
-        code = found if stage == fork.EXEC_STAGE else exitcodes.FAILED
-        reason = posix.strerror(number)
-        text = f"cannot {stage} {self._prepared.command}: {reason}; leases released"
-        self._supervisor.end_with(code, text, Event.FAILED)
 
     def _hear_init(self, fd: int) -> None:
         """The init of the namespace reaped somebody: the launched process, or a later one."""

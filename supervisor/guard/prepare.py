@@ -6,6 +6,7 @@ Runs on the main thread before any other exists; what it opens is the
 
 import _socket
 
+from lockplugins import registry
 from lockplugins.contract import ConfigError
 from supervisor.guard import containment, descriptors, fork
 from supervisor.guard.carrier import Carrier
@@ -54,6 +55,10 @@ class Prepared:
             if mode == Containment.PIDNS:
                 argv = self.record.take_pidfile(argv)
             self.launch = fork.Launch(argv, path, shelf, launcher_signals, inherit)
+            if any(p.REGISTERS for p in registry.plugin_classes(spec.plugin, spec.classes)):
+                from supervisor.guard.registration import register  # for these alone
+
+                self.launch.register = lambda: register(self.launch, spec)
             fork.name_process(f"lock:{spec.name}")
             self.child: Child = fork.fork(mode, self.launch, spec.name)
         except BaseException:

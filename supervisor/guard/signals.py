@@ -64,6 +64,12 @@ def block_all() -> None:
     _signal.pthread_sigmask(_signal.SIG_SETMASK, _signal.valid_signals())
 
 
+def pass_on_sigterm() -> None:
+    """Have the calling process, a blocked init, send SIGTERM on to the rest of its namespace."""
+    _signal.signal(SIGTERM, lambda *_: posix.kill(-1, SIGTERM))
+    _signal.pthread_sigmask(_signal.SIG_UNBLOCK, {SIGTERM})
+
+
 def send(pidfd: int, number: int) -> None:
     """Signal the process behind `pidfd`, unless it is gone."""
     try:

@@ -15,6 +15,7 @@ from tests.support.sources import Import, Source, is_typing_block, sources
 
 CONTRACT = "lockplugins.contract"
 HANDOVER = "lockplugins.handover"
+CARRIER = "lockplugins.carrier"
 EXITCODES = "supervisor.exitcodes"
 REGISTRY = "lockplugins.registry"
 LOADING = "lockplugins.loading"
@@ -128,9 +129,10 @@ ARROWS: dict[str, set[str]] = {
     EXITCODES: set(),
     "lockplugins": {LOADING},
     LOADING: {REGISTRY},
-    CONTRACT: {HANDOVER},
+    CONTRACT: {HANDOVER, CARRIER},
     HANDOVER: set(),
-    REGISTRY: {HANDOVER, "lockplugins.file", "lockplugins.nop", "lockplugins.vm",
+    CARRIER: set(),
+    REGISTRY: {HANDOVER, CARRIER, "lockplugins.file", "lockplugins.nop", "lockplugins.vm",
                "lockplugins.sanlock", "lockplugins.etcd"},
     # What plugins whose leases are kernel locks have in common: plugins may not import one another.
     "lockplugins.kernel_locks": set(),

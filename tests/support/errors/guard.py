@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from supervisor.guard.deadline import KernelTimer
 from supervisor.spec import render
-from tests.support import expiring, waiting
+from tests.support import expiring, registry_daemon, waiting
 from tests.support.errors.configuration import GUEST, guard
 from tests.support.errors.starting import NO_DISKS
 from tests.support.errors.world import UUID, Case, Said, raised, said
 from tests.support.guard import DEADLINE_S
 from tests.support.launcher import Launcher
+from tests.support.registrar import RegistryDaemon
 from tests.support.sources import CHECKOUT
 
 if TYPE_CHECKING:
@@ -95,6 +97,19 @@ def expiring_lease(how: str) -> Provoke:
 def faulty(world: World) -> Said:
     where = "tests.support.errors.faulty_plugin:FaultyPlugin"
     return world.refused(world.disk, name="web1", plugin="faulty", classes={"faulty": where})
+
+
+def registering(how: str, *, fault: bool = False) -> Provoke:
+    """Provoke by a lock manager that guests register with, and which behaves like this."""
+
+    def provoke(world: World) -> Said:
+        with RegistryDaemon(Path(world.directory)) as daemon:
+            daemon.becomes(how)
+            if fault:
+                daemon.fault()
+            return world.refused(world.disk, name="web1", **daemon.fields())
+
+    return provoke
 
 
 def upgraded_meanwhile(world: World) -> Said:
@@ -212,6 +227,10 @@ CASES = (
     Case(111, expiring_lease(expiring.STUCK),
          "The guest is dead. The lock manager does not answer, and will free the leases in its "
          "own time."),
+    Case(111, registering(registry_daemon.STOP),
+         "The lock manager hangs. Look at it (is its process stopped?) before you start guests."),
+    Case(125, registering(registry_daemon.WELL, fault=True),
+         "A bug, perhaps in a plugin. Nothing runs. Please report the line."),
     Case(125, broken_plugin,
          "A bug, perhaps in a plugin that cannot be imported. Nothing runs."),
     Case(111, no_timer,
