@@ -105,7 +105,7 @@ CASES = [(how, NOT_FOUND) for how in MISSING] + [(how, NOT_EXECUTABLE) for how i
 def assert_nothing_is_left(guards: Guards, disk: str) -> None:
     assert locking.is_free(disk)
     assert os.listdir(guards.runtime_dir) == []
-    assert descendants(os.getpid()) == []
+    assert guards.left() == []
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -20,7 +20,7 @@ from supervisor.spec import Containment
 from tests.faults import firmware, processes
 from tests.faults.room import PAGE, fill, tmpfs
 from tests.support import locking, waiting
-from tests.support.guard import DEADLINE_S, descendants
+from tests.support.guard import DEADLINE_S
 from tests.support.stepping import Stepper, thread_reading_eventfd
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def start_on(guards: Guards, options: str, disk: str, directory: Path, mode: str
         assert_refused(refusal, "No space left on device")
         assert line == f"ERROR {FAILED} " + refusal.stderr.removeprefix("lock-supervisor: ")
         assert not os.path.exists(base) or os.listdir(base) == []
-    assert descendants(os.getpid()) == []
+    assert guards.left() == []
     assert locking.is_free(disk)
     assert appearance(disk) == before
     return refusal.stderr.split(": ")[1].replace(guard.path, "PATH")
@@ -143,7 +143,7 @@ def test_a_read_only_filesystem(
         subprocess.run(remount, check=True, timeout=DEADLINE_S)
         refusal = guards.refusal(disk, uuid=guest, runtime_dir=base)
         assert_refused(refusal, "Read-only file system")
-    assert descendants(os.getpid()) == []
+    assert guards.left() == []
     assert locking.is_free(disk)
     assert appearance(disk) == before
 

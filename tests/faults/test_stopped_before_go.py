@@ -60,7 +60,7 @@ def assert_nothing_is_left(guards: Guards, disk: str, mark: Path) -> None:
     assert not waits_for_lock(disk)
     assert not mark.exists()
     assert not os.path.exists(guards.runtime_dir) or os.listdir(guards.runtime_dir) == []
-    assert descendants(os.getpid()) == []
+    assert guards.left() == []
 
 
 @pytest.mark.parametrize("mode", MODES)

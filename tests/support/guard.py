@@ -134,6 +134,7 @@ class Guards:
         self.defaults: dict[str, object] = {}
         self.env: dict[str, str] = {}  # what every guard has besides the test's own
         self.started: list[Guard] = []
+        self._before = set(descendants(os.getpid()))
 
     def __enter__(self) -> Self:
         return self
@@ -146,6 +147,10 @@ class Guards:
     ) -> None:
         while self.started:
             self.started.pop().reap()
+
+    def left(self) -> list[int]:
+        """Return the processes below the test's own that were not there at first."""
+        return [pid for pid in descendants(os.getpid()) if pid not in self._before]
 
     def end(self, guard: Guard) -> None:
         """Reap one of them now: a test of many rounds keeps nothing of the last one."""

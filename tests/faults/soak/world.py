@@ -69,6 +69,7 @@ class World:
         self.counts: Counter[str] = Counter()
         self.log: deque[str] = deque(maxlen=LOG_LINES)
         self.faults: list[str] = []
+        self._before = set(children())
         self._orphans: dict[int, float] = {}
         self._numbers = itertools.count(1)
 
@@ -223,11 +224,15 @@ class World:
         claim.sure = True
         self._compare()
 
+    def children(self) -> set[int]:
+        """Return the children, adopted ones included, that were not there at first."""
+        return set(children()) - self._before
+
     def _look_for_orphans(self, now: float) -> None:
         """Reap whom we were given as a subreaper; nobody lives on without the guard."""
         ours = {run.guard.pid for run in self.runs}
         ours |= {client.started.process.pid for client in self.clients}
-        orphans = {pid for pid in children() if pid not in ours}
+        orphans = self.children() - ours
         for pid in orphans:
             if os.waitpid(pid, os.WNOHANG)[0]:
                 orphans = orphans - {pid}
