@@ -14,7 +14,7 @@ import pytest
 
 from supervisor import __version__
 from tests.support import waiting
-from tests.support.packages import BUILD, BUILD_S, files_of
+from tests.support.packages import build, files_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -65,10 +65,10 @@ def started(machine: Machine, user: str | None = None, **env: str) -> subprocess
     return process
 
 
-def test_the_same_source_gives_the_same_bytes(packages: Packages) -> None:
-    built = [Path(packages.deb).read_bytes(), Path(packages.wheel).read_bytes()]
-    subprocess.run([BUILD], timeout=BUILD_S, check=True, stdout=subprocess.DEVNULL)
-    assert [Path(packages.deb).read_bytes(), Path(packages.wheel).read_bytes()] == built
+def test_the_same_source_gives_the_same_bytes(packages: Packages, tmp_path: Path) -> None:
+    again = build(tmp_path)
+    assert Path(again.deb).read_bytes() == Path(packages.deb).read_bytes()
+    assert Path(again.wheel).read_bytes() == Path(packages.wheel).read_bytes()
 
 
 def test_a_guest_runs_and_a_second_one_is_refused(debian: Machine) -> None:

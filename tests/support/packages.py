@@ -17,8 +17,8 @@ from tests.support.sources import CHECKOUT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
-BUILD = f"{CHECKOUT}/bin/package"
 BUILD_S = 300.0
 BOOTSTRAP_S = 900.0
 # Where dpkg keeps its own books, and what it does not promise to leave as it was.
@@ -39,13 +39,17 @@ class Packages:
     deb: str
 
 
-@pytest.fixture(scope="session")
-def packages() -> Packages:
-    """Build both packages."""
-    built = subprocess.run([BUILD], capture_output=True, text=True, timeout=BUILD_S, check=False)
+def build(directory: Path) -> Packages:
+    """Build both packages into `directory`."""
+    argv = [f"{CHECKOUT}/bin/package", str(directory)]
+    built = subprocess.run(argv, capture_output=True, text=True, timeout=BUILD_S, check=False)
     assert built.returncode == 0, built.stderr
-    wheel, deb = built.stdout.splitlines()
-    return Packages(f"{CHECKOUT}/{wheel}", f"{CHECKOUT}/{deb}")
+    return Packages(*built.stdout.splitlines())
+
+
+@pytest.fixture(scope="session")
+def packages(tmp_path_factory: pytest.TempPathFactory) -> Packages:
+    return build(tmp_path_factory.mktemp("dist"))
 
 
 @pytest.fixture(scope="session")
