@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import platform
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,7 +17,7 @@ from tests.support.sources import CHECKOUT
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-_FIGURES = pytest.StashKey[dict[str, list[str]]]()
+_TITLE = "measured: "
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
@@ -32,25 +33,24 @@ def milliseconds(values: Sequence[float]) -> str:
     return f"{len(values)} rounds, p50 {p50:.1f} ms, p99 {p99:.1f} ms, longest {longest:.1f} ms"
 
 
-@pytest.fixture(scope="session")
-def measured(pytestconfig: pytest.Config) -> Callable[[str, str], None]:
+@pytest.fixture
+def measured(record_property: Callable[[str, object], None]) -> Callable[[str, str], None]:
     """Keep a line under a page's name: `measured("takeover", "pdeathsig: …")`."""
-    figures = pytestconfig.stash.setdefault(_FIGURES, {})
-
-    def keep(page: str, line: str) -> None:
-        figures.setdefault(page, []).append(line)
-
-    return keep
+    return lambda page, line: record_property(_TITLE + page, line)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    config = terminalreporter.config
-    for page, lines in config.stash.get(_FIGURES, {}).items():
-        terminalreporter.section(f"measured: {page}")
+    pages: dict[str, list[str]] = {}
+    for report in chain.from_iterable(terminalreporter.stats.values()):
+        if isinstance(report, pytest.TestReport) and report.when == "call":
+            for title, line in report.user_properties:
+                pages.setdefault(title, []).append(str(line))
+    for title, lines in pages.items():
+        terminalreporter.section(title)
         for line in lines:
             terminalreporter.line(line)
-        if config.getoption("--long"):
-            _write(page, lines)
+        if terminalreporter.config.getoption("--long"):
+            _write(title.removeprefix(_TITLE), lines)
 
 
 def _write(page: str, lines: Sequence[str]) -> None:
