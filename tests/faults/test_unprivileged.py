@@ -60,9 +60,7 @@ def test_an_ordinary_users_guest_dies_with_its_guard(
     for _ in range(rounds(3, 30)):
         guard = public.start(guards, firmware.argv(public.disk), containment).ready()
         assert "0" not in insight.status(guard.child_pid)["Uid"].split()
-        with guard.connect() as client:
-            status = client.execute("query-status", timeout_s=DEADLINE_S)
-        assert isinstance(status, dict)
+        status = guard.status()
         assert status["containment"] == Containment.PDEATHSIG
         assert str(status["guarantee"]).startswith("the guest runs only while every lease is held")
         with Contender(guard.child_pid, public.disk) as contender:
@@ -125,6 +123,7 @@ def test_a_guest_outlives_questions_that_no_thread_can_answer(
     assert not is_readable(guard.child_pidfd, 0.0)
 
 
+@pytest.mark.slow
 def test_a_wait_that_no_thread_can_explain_ends_as_a_refusal(
     public: Public, guards: Guards
 ) -> None:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 DEADLINE_S = 30.0
 IDLE = ("/bin/sleep", "1000000")
+LATE = "could not be looked at in time"
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,17 @@ class Guard:
     def connect(self, deadline_s: float = DEADLINE_S) -> client.Client:
         """Connect to the control pipe with the product's own client."""
         return client.connect(self.path, deadline_s)
+
+    def status(self, deadline_s: float = DEADLINE_S) -> dict[str, object]:
+        """Return the status once it tells of the guest: a busy QEMU may be late for one answer."""
+
+        def told() -> dict[str, object]:
+            status = asking.execute("query-status", timeout_s=deadline_s)
+            assert isinstance(status, dict)
+            return {} if LATE in str(status["guarantee"]) else status
+
+        with self.connect(deadline_s) as asking:
+            return waiting.until(told, deadline_s, "the guest is looked at in time")
 
     def kill(self) -> None:
         """SIGKILL the guard, and with it the guest; returns when both are dead."""
