@@ -5,6 +5,8 @@ from __future__ import annotations
 from itertools import cycle, islice
 from typing import TYPE_CHECKING
 
+import pytest
+
 from tests.support import proclocks
 from tests.support.ends import ALONE, NONCE, Host
 from tests.support.locking import DEADLINE_S, is_free, on_a_thread
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+@pytest.mark.slow
 def test_thousands_of_hand_overs_and_no_stranger_gets_in(
     tmp_path: Path, rounds: Callable[[int, int], int], measured: Callable[[str, str], None]
 ) -> None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.usefixtures("as_root")
 
-MODES = (Containment.PDEATHSIG, Containment.PIDNS)
+MODES = (Containment.PDEATHSIG, pytest.param(Containment.PIDNS, marks=pytest.mark.slow))
 KILL_TO_FREE_S = 10
 
 

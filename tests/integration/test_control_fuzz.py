@@ -126,6 +126,7 @@ def test_any_json(target: Target, sent: list[bytes]) -> None:
     target.attack(b"\n".join(sent))
 
 
+@pytest.mark.slow
 @fuzzed
 @given(st.lists(commands, min_size=1, max_size=8), st.data())
 def test_pipelined_commands_are_answered_in_order(

@@ -9,6 +9,8 @@ import time
 import uuid
 from typing import TYPE_CHECKING
 
+import pytest
+
 from supervisor.manager import LockManager, NewFlags, ResourceType
 from tests.support import waiting
 from tests.support.daemon import DEADLINE_S, IDLE, Daemon, new_disk
@@ -37,6 +39,7 @@ def descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
+@pytest.mark.slow
 def test_at_libvirtd_restart_all_guests_are_attached_to(
     daemon: Daemon,
     tmp_path: Path,

@@ -27,6 +27,7 @@ def test_a_domain_starts_and_is_destroyed(sides: Sides) -> None:
     assert sides.locked(disk) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["direct"])
 def test_a_guest_writes_and_answers_its_power_button(sides: Sides) -> None:
     disk = sides.disk()
