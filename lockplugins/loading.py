@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 
 from lockplugins import registry
-from lockplugins.contract import LockError
+from lockplugins.contract import ConfigError, LockError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,6 +33,9 @@ class LoadedPlugin:
         self._name = name
         self._capabilities = capabilities
         self._loaded = True
+
+    def __repr__(self) -> str:
+        return f"<plugin {self._name}{'' if self._loaded else ', unloaded'}>"
 
     @property
     def name(self) -> str:
@@ -63,6 +66,8 @@ def load(name: str) -> LoadedPlugin:
 
     `sync-manager`, the seed's name, is sanlock.
     """
+    if not isinstance(name, str):
+        raise ConfigError("use", "a plugin", f"its name is a {type(name).__name__}", "give a str")
     words = name.split(registry.JOIN)
     classes = {word: where for word, (where, _) in third_party(words).items()}
     can = registry.capabilities(registry.plugin_classes(name, classes))

@@ -28,6 +28,7 @@ ANSWER_S = 1.0
 
 _CHUNK = 1 << 16
 _FDS_A_MESSAGE = 8
+_LONGEST_MS = 1 << 30  # 12 days; poll(2) takes an int
 _FIELDS = ("verb", "name", "reason", "advice")
 
 
@@ -50,6 +51,9 @@ class Child:
         self.start_time = start_time
         self.pidfd = pidfd
         self.state = state
+
+    def __repr__(self) -> str:
+        return f"<process {self.pid}, {self.state or 'of a silent supervisor'}>"
 
 
 class Client:
@@ -256,7 +260,7 @@ def is_readable(fd: int, within_s: float | None, reader_fd: int | None = None) -
     poll.register(fd, select.POLLIN)
     if reader_fd is not None:
         poll.register(reader_fd, 0)  # trouble is told unasked
-    ready = dict(poll.poll(None if within_s is None else within_s * 1000))
+    ready = dict(poll.poll(None if within_s is None else min(within_s * 1000, _LONGEST_MS)))
     if reader_fd in ready:
         raise BrokenPipeError
     return bool(ready)

@@ -13,9 +13,10 @@ from __future__ import annotations
 import os
 
 from lockplugins.contract import ConfigError, LockError, Mode, Resource
-from supervisor import client, config
+from supervisor import client, config, given
 from supervisor.discovery import domain_xml
 from supervisor.discovery.disk import Disk
+from supervisor.discovery.domain_xml import Domain
 from supervisor.manager import LockManager
 from supervisor.orders import WITHIN_S, order
 from supervisor.spec import check_uuid, lease_words
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from lockplugins.loading import LoadedPlugin
-    from supervisor.discovery.domain_xml import Domain
 
 _ATTACH, _DETACH = "acquire-resource", "release-resource"
 
@@ -50,13 +50,17 @@ def process_start(
     """
     uuid = _uuid(domain)
     manager = LockManager(plugin, ObjectType.DOMAIN, config=config, runtime_dir=runtime_dir)
-    manager.set_parameter("domain", domain)
-    manager.set_parameter("uuid", uuid)
-    manager.set_parameter("wait", wait_s)
-    if log is not None:
-        manager.set_parameter("log", log)
-    manager.acquire_object(argv, pass_fds)
-    manager.run()
+    try:
+        manager.set_parameter("domain", domain)
+        manager.set_parameter("uuid", uuid)
+        manager.set_parameter("wait", wait_s)
+        if log is not None:
+            manager.set_parameter("log", log)
+        manager.acquire_object(argv, pass_fds)
+        manager.run()
+    except BaseException:
+        manager.free()
+        raise
     return manager
 
 
@@ -74,7 +78,7 @@ def process_resume(domain: str | Domain, state: str, *, runtime_dir: str | None 
 
     Refused if anyone else held a lease in between: where they are kept, nobody can have.
     """
-    _ask(domain, runtime_dir, "resume-guest", {"state": state})
+    _ask(domain, runtime_dir, "resume-guest", {"state": given.text("state", state)})
     return True
 
 
@@ -133,16 +137,21 @@ def lease_detach(
 
 def _uuid(domain: str | Domain) -> str:
     found = domain_xml.parse(domain, with_disks=False) if isinstance(domain, str) else domain
+    if not isinstance(found, Domain):
+        raise ConfigError(
+            "find", "the guest", "neither a domain XML's text nor a Domain", "give one"
+        )
     if found.uuid is None:
         name, reason = f"guest {found.name or 'without a name'}", "the domain has no uuid"
         raise ConfigError("find", name, reason, "take what virsh dumpxml prints")
-    check_uuid(uuid := found.uuid.lower())
+    check_uuid(uuid := given.text("uuid", found.uuid).lower())
     return uuid
 
 
 def _where(domain: str | Domain, runtime_dir: str | None) -> str:
     """Return the guest's own directory."""
-    return os.path.join(config.runtime_dir(runtime_dir, None), _uuid(domain))
+    base = None if runtime_dir is None else given.path("runtime_dir", runtime_dir)
+    return os.path.join(config.runtime_dir(base, None), _uuid(domain))
 
 
 def _ask(
@@ -171,6 +180,8 @@ def _images(disk: str | Disk) -> list[Disk]:
 
 def _device(text: str) -> Domain:
     """Return what one element of <devices> says."""
+    if not isinstance(text, str):
+        raise ConfigError("read", "the device", "it is no text of one element", "give that")
     return domain_xml.parse(f"<domain><devices>{text}</devices></domain>")
 
 

@@ -185,6 +185,16 @@ def _ends(pidfd: int, deadline: float | None) -> bool:
     return is_readable(pidfd, None if deadline is None else max(0.0, deadline - time.monotonic()))
 
 
+def is_gone(guest: Guest, within_s: float) -> bool:
+    """Is the guest gone, with all who carry its leases, or does it go within this time?"""
+    try:
+        with Witnesses(guest) as witnesses:
+            witnesses.wait(within_s)
+    except UnkillableError:
+        return False
+    return True
+
+
 def revoke(guest: Guest, within_s: float = GONE_WITHIN_S) -> None:
     """SIGKILL the guest's supervisor and prove guest and leases gone; raises UnkillableError."""
     with Witnesses(guest) as witnesses:

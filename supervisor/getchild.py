@@ -36,18 +36,18 @@ def running_child(path: str, timeout_s: float, *, expected: bool = False) -> Chi
     `expected`: the guard may not be there yet. Raises NoSuchGuestError when it
     is gone, NotRunningError after `timeout_s`.
     """
-    began = time.monotonic()
+    began, has_begun = time.monotonic(), not expected
     name = f"guest {os.path.basename(path)}"
     while True:
-        guarded = is_guarded(path)
-        if guarded and (child := _ask(path)) is not None:
+        guarded, waited = is_guarded(path), time.monotonic() - began
+        is_late = waited >= timeout_s
+        if guarded and (child := _ask(path, believe_files=has_begun or is_late)) is not None:
             return child
         if not guarded and not expected:
             reason, advice = "its supervisor is gone", "see its log, or what it wrote to you"
             raise NoSuchGuestError("find", f"the process of {name}", reason, advice)
         expected = expected and not guarded
-        waited = time.monotonic() - began
-        if waited >= timeout_s:
+        if is_late:
             reason = "it waits for leases, or for GO" if guarded else "no supervisor has begun it"
             why = f"{reason}, after {timeout_s:g} s"
             raise NotRunningError("find", f"the process of {name}", why, "ask again, or kill it")
@@ -55,13 +55,16 @@ def running_child(path: str, timeout_s: float, *, expected: bool = False) -> Chi
         select.select((), (), (), min(pause, timeout_s - waited))
 
 
-def _ask(path: str) -> Child | None:
-    """Return the child if it runs, or where the guard is silent, if its files can be believed."""
+def _ask(path: str, *, believe_files: bool) -> Child | None:
+    """Return the child if it runs, or where the guard is silent, if its files can be believed.
+
+    They name a child that does not execute yet as well: not to be believed of one just begun.
+    """
     try:
         child = client.get_child(path, pidfd=True)
     except client.NoAnswerError:
         return None
-    if child.state not in _NOT_YET:
+    if child.state not in _NOT_YET and (child.state or believe_files):
         return child
     if child.pidfd is not None:
         os.close(child.pidfd)

@@ -9,10 +9,11 @@ raise a LockError. It must not know any lock manager.
 from __future__ import annotations
 
 import os
+import threading
 
-from lockplugins.contract import Capability, ConfigError, Mode, UnsupportedError
-from supervisor import client, config, finding, getchild, rundir, specify
-from supervisor.ending import UnkillableError, Witnesses, revoke
+from lockplugins.contract import Capability, ConfigError, LockError, Mode, UnsupportedError, shown
+from supervisor import client, finding, getchild, given, rundir, specify
+from supervisor.ending import GONE_WITHIN_S, is_gone, revoke
 from supervisor.orders import WITHIN_S, order
 from supervisor.parameters import Parameters, from_root, lease_from_root
 from supervisor.spec import render
@@ -43,8 +44,10 @@ __all__ = ["LockManager", "MigrateFlags", "NewFlags", "ObjectType", "ResourceFla
 
 # Where a manager is between being made and being freed.
 _NEW, _PREFIXED, _ACQUIRED = "new", "handed out as a prefix", "acquired"
+_ACQUIRING = "being acquired, in another thread"
 _STARTED, _ATTACHED, _ENDED, _FREED = "started", "attached", "ended", "freed"
 _LIVE = (_PREFIXED, _STARTED, _ATTACHED)
+_LEAVING = ("migrating-out", "migrated")  # as its guard says it
 
 
 class LockManager:
@@ -65,10 +68,11 @@ class LockManager:
     ) -> None:
         if object_type is not ObjectType.DOMAIN:
             raise ConfigError("manage", f"{object_type}", "not an ObjectType", "give DOMAIN")
-        wanted = checked(NewFlags, flags)
-        self._capabilities, self._plugin = plugin.capabilities, plugin.name
-        self._parameters = Parameters(plugin.name, config, runtime_dir)
+        wanted, loaded = checked(NewFlags, flags), given.plugin(plugin)
+        self._capabilities, self._plugin = loaded.capabilities, loaded.name
+        self._parameters = Parameters(loaded.name, config, runtime_dir)
         self._state = _ATTACHED if NewFlags.ATTACH in wanted else _NEW
+        self._moving = threading.Lock()
         self._starting: Starting | None = None
         self._place, self._prepared = Whereabouts(), False
         if NewFlags.MIGRATE in wanted:
@@ -77,6 +81,9 @@ class LockManager:
                 raise ConfigError("manage", "a guest", why, "give ATTACH or MIGRATE")
             self._need(Capability.MIGRATION, "migrate")
             self._parameters.set("incoming", value=True)
+
+    def __repr__(self) -> str:
+        return f"<manager of guest {shown(self._parameters.name)}: {self._state}>"
 
     def __enter__(self) -> Self:
         return self
@@ -87,9 +94,8 @@ class LockManager:
 
     def free(self) -> bool:
         """Drop the handle; a guest that runs, and its leases, stay as they are."""
-        self._check("free", _NEW, _ACQUIRED, *_LIVE, _ENDED)
+        self._check("free", _NEW, _ACQUIRED, *_LIVE, _ENDED, then=_FREED)
         self._close_starting()
-        self._state = _FREED
         return True
 
     def set_parameter(self, key: str, value: object) -> bool:
@@ -105,10 +111,9 @@ class LockManager:
         """Have a disk by its path, or a lease LOCKSPACE:KEY[:PATH[:OFFSET]], acquired too."""
         self._check("register_resource", _NEW)
         shared = bool(checked(ResourceFlags, flags))
-        if leased(resource_type) is ResourceType.DISK:
-            self._parameters.register_disk(path, shared=shared)
-        else:
-            self._parameters.register_lease(path, shared=shared)
+        is_disk = leased(resource_type) is ResourceType.DISK
+        register = self._parameters.register_disk if is_disk else self._parameters.register_lease
+        register(path, shared=shared)
         return True
 
     def get_supervisor_path(self) -> str:
@@ -138,15 +143,14 @@ class LockManager:
         the log (parameter `log`, else as run --detach) for its output. Raised:
         nothing held, nothing started. Waits no longer than the parameter `wait`.
         """
-        self._check("acquire_object", _NEW)
-        if not argv:
-            raise ConfigError("start", f"guest {self._parameters.name}", "argv is empty")
-        spec = specify.build(self._parameters.given(argv))
-        starting = Starting(spec, argv, self._parameters.log, pass_fds)
+        self._check("acquire_object", _NEW, then=_ACQUIRING)
         try:
+            command, fds = given.arguments("argv", argv), given.descriptors("pass_fds", pass_fds)
+            spec = specify.build(self._parameters.given(command))
+            starting = Starting(spec, command, self._parameters.log, fds)
             starting.acquire()
         except BaseException:
-            starting.close()
+            self._state = _NEW
             raise
         self._starting, self._state = starting, _ACQUIRED
         self._place = Whereabouts(os.path.join(spec.runtime_dir, spec.uuid))
@@ -154,21 +158,22 @@ class LockManager:
 
     def run(self) -> bool:
         """Let the guest that waits execute, and return when it does."""
-        self._check("run", _ACQUIRED)
-        self._state = _ENDED  # unless it begins now
+        self._check("run", _ACQUIRED, then=_STARTED)  # or so, if this is interrupted
         try:
             if self._starting is not None:
                 self._starting.go()
+        except LockError:
+            self._state = _ENDED
+            raise
         finally:
             self._close_starting()
-        self._state = _STARTED
         return True
 
     def get_child(self, timeout_s: float = 10) -> Child:
         """Return the guest's process, when it runs; its pidfd is the caller's to close."""
         self._check("get_child", *_LIVE)
-        expected = self._state == _PREFIXED
-        child = getchild.running_child(self._where(), timeout_s, expected=expected)
+        expected, wait_s = self._state == _PREFIXED, given.seconds("timeout_s", timeout_s)
+        child = getchild.running_child(self._where(), wait_s, expected=expected)
         self._state = _STARTED if expected else self._state  # it has been seen
         self._where()
         return child
@@ -196,7 +201,7 @@ class LockManager:
     def prepare_migrate(self, uri: str) -> str:
         """Begin a migration of the guest to `uri`; returns the cookie for its destination."""
         self._check("prepare_migrate", *_LIVE)
-        cookie = self._migrate("prepare-migrate", {"uri": uri})["cookie"]
+        cookie = self._migrate("prepare-migrate", {"uri": given.text("uri", uri)})["cookie"]
         self._prepared = True
         return str(cookie)
 
@@ -207,10 +212,11 @@ class LockManager:
         """
         self._check("complete_migrate_in", *_LIVE)
         self._need(Capability.MIGRATION, "complete-migrate-in")
-        if self._prepared or self._is_leaving():
+        # A daemon may have been restarted since it prepared: the guard knows.
+        if self._prepared or client.get_child(self._where()).state in _LEAVING:
             return self.complete_migrate_out(flags)
         cancel = bool(checked(MigrateFlags, flags))
-        told = cookie if cookie is not None else self._parameters.cookie
+        told = self._parameters.cookie if cookie is None else given.text("cookie", cookie)
         self._migrate("complete-migrate-in", {"cookie": told, "cancel": cancel})
         return True
 
@@ -221,10 +227,6 @@ class LockManager:
         self._prepared = False
         return True
 
-    def _is_leaving(self) -> bool:
-        """Does the guard say that its guest is on its way? A daemon may have been restarted."""
-        return client.get_child(self._where()).state in ("migrating-out", "migrated")
-
     def _migrate(self, command: str, arguments: dict[str, object]) -> dict[str, object]:
         self._need(Capability.MIGRATION, command)
         doubt = f"how the migration of guest {self._parameters.name} stands"
@@ -232,15 +234,12 @@ class LockManager:
 
     def shutdown(self, timeout_s: float = 10) -> bool:
         """Wait until guest and leases are gone; ends nothing. Raises GuestRunsError."""
-        guest = self._find("shutdown")
+        within_s, guest = given.seconds("timeout_s", timeout_s), self._find("shutdown")
         if guest is not None:
-            try:
-                with Witnesses(guest) as witnesses:
-                    witnesses.wait(timeout_s)
-            except UnkillableError as error:
-                name, reason = f"guest {guest.words()}", f"it is still there after {timeout_s:g} s"
+            if not is_gone(guest, within_s):
+                name, reason = f"guest {guest.words()}", f"it is still there after {within_s:g} s"
                 advice = "have QEMU quit, or kill_supervisor()"
-                raise GuestRunsError("shut down", name, reason, advice) from error
+                raise GuestRunsError("shut down", name, reason, advice)
             rundir.remove_dead(guest.path)
         return self._end()
 
@@ -268,30 +267,28 @@ class LockManager:
         return True
 
     def _close_starting(self) -> None:
-        if self._starting is not None:
-            self._starting.close()
-            self._starting = None
+        """Let go of the launch; of a guest that does not run nothing is left then."""
+        starting, self._starting = self._starting, None
+        if starting is not None and not starting.close() and (guest := self._place.guest()):
+            is_gone(guest, GONE_WITHIN_S)
 
     def _where(self) -> str:
-        """Return the guest's runtime directory, and remember who is there.
-
-        Raises WrongOrderError before its uuid is known.
-        """
+        """Return the guest's own directory, and remember who is there; needs its uuid."""
         if not self._place:
-            uuid = self._parameters.uuid
-            if uuid is None:
+            if (place := self._parameters.place) is None:
                 advice = 'set_parameter("uuid", ...) first'
                 raise WrongOrderError("find", "the guest", "its uuid was not said", advice)
-            given = self._parameters.given()
-            base = config.runtime_dir(given["runtime_dir"], given["config"])
-            self._place = Whereabouts(os.path.join(base, uuid))
+            self._place = Whereabouts(place)
         return self._place.look()
 
-    def _check(self, call: str, *states: str) -> None:
-        if self._state not in states:
-            name, reason = f"{call} for guest {self._parameters.name}", f"it is {self._state}"
-            advice = f"possible when it is {' or '.join(states)}"
-            raise WrongOrderError("call", name, reason, advice)
+    def _check(self, call: str, *states: str, then: str | None = None) -> None:
+        """Refuse a call out of order, else move to `then`; of two threads one does."""
+        with self._moving:
+            if self._state not in states:
+                name, reason = f"{call} for guest {self._parameters.name}", f"it is {self._state}"
+                advice = f"possible when it is {' or '.join(states)}"
+                raise WrongOrderError("call", name, reason, advice)
+            self._state = then or self._state
 
     def _need(self, capability: str, verb: str) -> None:
         if capability not in self._capabilities:

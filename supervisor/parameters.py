@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 from lockplugins.contract import ConfigError, Mode, UnsupportedError
-from supervisor import config, spec, specify
+from supervisor import config, given, spec, specify
 from supervisor.discovery.disk import Disk
 from supervisor.discovery.domain_xml import Domain
 
@@ -31,12 +31,18 @@ class Parameters:
         self.cookie: str | None = None
         self._registered: list[Disk] = []
         self._given = specify.nothing_given()
-        self._given |= {"plugin": plugin, "config": config_file, "runtime_dir": runtime_dir}
+        self._given["plugin"] = plugin
+        for key, value in (("config", config_file), ("runtime_dir", runtime_dir)):
+            if value is not None:
+                self.set(key, value)
 
     @property
-    def uuid(self) -> str | None:
-        """Return the guest's uuid, None unless it was said."""
-        return None if self._given["uuid"] is None else self._given["uuid"].lower()
+    def place(self) -> str | None:
+        """Return the guest's own directory, None unless its uuid was said."""
+        if self._given["uuid"] is None:
+            return None
+        base = config.runtime_dir(self._given["runtime_dir"], self._given["config"])
+        return os.path.join(base, self._given["uuid"].lower())
 
     @property
     def name(self) -> str:
@@ -49,10 +55,11 @@ class Parameters:
 
     def set(self, key: str, value: object) -> None:
         """Take one value, one more where the option repeats; raises ConfigError."""
+        key = given.text("a parameter's name", key)
         if key == "cookie":
             self.cookie = _text(key, value)
         elif key in _REPEATED:
-            self._given[key] += (_text(key, value),)  # type: ignore[literal-required]  # a key of it
+            self._given[key] += (_path(key, value),)  # type: ignore[literal-required]  # a key of it
         elif key in _TAKEN:
             name = "guest_id" if key == "id" else key
             self._given[name] = _TAKEN[key](key, value)  # type: ignore[literal-required]  # the same
@@ -63,11 +70,11 @@ class Parameters:
     def register_disk(self, path: str, *, shared: bool) -> None:
         """Add a disk, by its path as it is."""
         mode = Mode.SHARED if shared else Mode.EXCLUSIVE
-        self._registered.append(Disk(from_root(_text("path", path)), mode, _REGISTERED))
+        self._registered.append(Disk(from_root(path), mode, _REGISTERED))
 
     def register_lease(self, words: str, *, shared: bool) -> None:
         """Add an explicit lease, LOCKSPACE:KEY[:PATH[:OFFSET]]."""
-        spec.parse_lease(words)
+        words = lease_from_root(words)
         if shared:
             reason, advice = "explicit leases are exclusive", "register it without flags"
             raise UnsupportedError("register", f"lease {words}", reason, advice)
@@ -80,25 +87,32 @@ class Parameters:
 
 def from_root(path: str) -> str:
     """Return an absolute path: the guard has another working directory."""
-    return os.path.join(config.working_directory(), path)
+    return os.path.join(config.working_directory(), given.path("path", path))
 
 
 def lease_from_root(words: str) -> str:
     """Return LOCKSPACE:KEY[:PATH[:OFFSET]] with an absolute PATH."""
-    lease = spec.parse_lease(words)
+    lease = spec.parse_lease(given.path("lease", words))
     lease.path = from_root(lease.path) if lease.path else ""
     return spec.lease_words(lease)
 
 
 def _text(key: str, value: object) -> str:
-    text = str(value)
-    if not text or "\0" in text:
-        raise ConfigError("set", f"parameter {key}", "it is empty, or has a NUL", "give a text")
-    return text
+    return given.text(f"parameter {key}", value)
+
+
+def _path(key: str, value: object) -> str:
+    return given.path(f"parameter {key}", value)
+
+
+def _file(key: str, value: object) -> str:
+    return os.path.join(config.working_directory(), _path(key, value))
 
 
 def _domain(key: str, value: object) -> object:
-    return value if isinstance(value, Domain) else _text(key, value)
+    if not isinstance(value, str | Domain):
+        raise ConfigError("set", f"parameter {key}", "neither a domain XML's text nor a Domain")
+    return value
 
 
 def _switch(key: str, value: object) -> bool:
@@ -119,7 +133,7 @@ def _name(key: str, value: object) -> str:
 
 
 def _converted(key: str, value: object) -> object:
-    return spec.convert(key, str(value))
+    return spec.convert(key, _text(key, value))
 
 
 _REPEATED = ("disk", "lease")
@@ -128,10 +142,10 @@ _TAKEN: dict[str, Take] = {
     "uuid": _uuid,
     "id": _text,
     "domain": _domain,
-    "domain_xml": _text,
-    "log": _text,
-    "config": _text,
-    "runtime_dir": _text,
+    "domain_xml": _file,
+    "log": _file,
+    "config": _file,
+    "runtime_dir": _file,
     "no_discover": _switch,
     "no_monitor": _switch,
     "incoming": _switch,

@@ -15,7 +15,7 @@ import select
 import socket
 import subprocess
 
-from lockplugins.contract import LeaseHeldError, LockError, cause
+from lockplugins.contract import ConfigError, LeaseHeldError, LockError, cause
 from supervisor import exitcodes
 from supervisor.log import open_log
 from supervisor.spec import render
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 READY, ERROR = "READY ", "ERROR "
 
 _ACQUIRED, _GO = b"ACQUIRED\n", b"GO\n"
+_BACK_WITHIN_MS = 10_000  # a lock manager that hangs is not waited for longer
 _FIRST = 3  # above the standard descriptors
 _LONGEST = 4096  # a line of the guard's comes in one piece
 # The guard becomes the child of whoever adopts orphans: nobody has to reap it, no zombie stays.
@@ -58,7 +59,10 @@ class Starting:
         self, spec: GuestSpec, command: Sequence[str], log: str | None, pass_fds: Sequence[int] = ()
     ) -> None:
         """Start the guard of `spec`; raises LockError when it cannot be executed."""
-        self._name = spec.name
+        if (spec.ready_fd, spec.handshake_fd) != (None, None):
+            name, reason = f"guest {spec.name}", "ready_fd and handshake_fd are the prefix's"
+            raise ConfigError("start", name, reason, "leave them out; run() returns when it runs")
+        self._name, self._runs = spec.name, False
         self._log, log_fd = open_log(log, spec.name, spec.uuid)
         self._words_fd, words_fd = os.pipe2(os.O_CLOEXEC)
         self._shake, theirs = socket.socketpair()
@@ -75,28 +79,42 @@ class Starting:
                     os.close(fd)
 
     def acquire(self) -> None:
-        """Return when every lease is held and the guest waits; raises NotStartedError."""
+        """Return when every lease is held and the guest waits, else closed with NotStartedError."""
         poll = select.poll()
         poll.register(self._words_fd, select.POLLIN)
         poll.register(self._shake, select.POLLIN)
-        if self._words_fd in dict(poll.poll()) or self._shake.recv(_LONGEST) != _ACQUIRED:
-            raise self._refusal(self._line())
+        try:
+            if self._words_fd in dict(poll.poll()) or self._shake.recv(_LONGEST) != _ACQUIRED:
+                raise self._refusal(self._line())
+        except BaseException:
+            self.close()
+            raise
 
     def go(self) -> None:
         """Have the guest executed, and return when it is; raises NotStartedError."""
+        self._runs = True  # or so, if this is interrupted
         try:
             self._shake.sendall(_GO)
         except OSError:
             pass  # the guard is gone: its last words tell why
         line = self._line()
         if not line.startswith(READY):
+            self._runs = False
             raise self._refusal(line)
 
-    def close(self) -> None:
+    def close(self) -> bool:
+        """Let go, and return whether the guest runs; else its guard is about to exit."""
+        if self._words_fd < 0:
+            return self._runs
+        self._shake.shutdown(socket.SHUT_RDWR)  # whoever was forked from us has it, too
         self._shake.close()
-        if self._words_fd >= 0:
-            os.close(self._words_fd)
-            self._words_fd = -1
+        poll = select.poll()
+        poll.register(self._words_fd, select.POLLIN)
+        while not self._runs and poll.poll(_BACK_WITHIN_MS) and os.read(self._words_fd, _LONGEST):
+            pass  # its last words, up to their end
+        os.close(self._words_fd)
+        self._words_fd = -1
+        return self._runs
 
     def _line(self) -> str:
         """Return the guard's line, empty when it and the waiting child have gone without one."""

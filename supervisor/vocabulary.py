@@ -63,8 +63,8 @@ class MigrateFlags(IntFlag):
 
 def checked(kind: type[Flags], flags: int) -> Flags:
     """Return `flags` as what they are; raises ConfigError for what is none of them."""
-    known = sum(kind)
-    if isinstance(flags, bool) or not isinstance(flags, int) or flags & ~known:
+    of_others = isinstance(flags, bool | IntFlag) and not isinstance(flags, kind)
+    if of_others or not isinstance(flags, int) or flags & ~sum(kind):
         allowed = "allowed: 0 " + " ".join(flag.name or "" for flag in kind)
         raise ConfigError("understand", f"flags {flags}", f"not {kind.__name__}", allowed)
     return kind(flags)

@@ -53,6 +53,8 @@ class Launching:
             loop.at("wait", now() + spec.wait_s, self._waited)
             # Whatever becomes of the line, the launch goes on.
             loop.at("line", now() + LINE_S, lambda: jobs.apart(self._show_line, lambda *_: None))
+        if spec.handshake_fd is not None:  # asked for nothing yet, it can only hang up
+            loop.watch(spec.handshake_fd, 0, lambda _: self._no_go())
         report_fd = self._prepared.launch.report.fileno()
         loop.watch(report_fd, READABLE, lambda _: self.hear_child())
         init_fd = self._prepared.child.report_fd
@@ -159,13 +161,14 @@ class Launching:
         self._answer += data
         if data and self._answer != _GO and _GO.startswith(self._answer):
             return  # the rest will come
-        self._supervisor.loop.unwatch(fd)
         if self._answer == _GO:
+            self._supervisor.loop.unwatch(fd)
             self._supervisor.happen(Event.GO)
         else:
             self._no_go()
 
     def _no_go(self) -> None:
+        self._supervisor.loop.unwatch(self._supervisor.spec.handshake_fd or -1)
         name = self._supervisor.spec.name
         text = f"cannot start guest {name}: the launcher did not say GO; leases released"
         self._supervisor.end_with(exitcodes.FAILED, text, Event.FAILED)

@@ -85,6 +85,17 @@ def another_object(_world: World) -> Said:
     return raised(lambda: LockManager(loaded, None))  # type: ignore[arg-type]  # that is the mistake
 
 
+def another_plugin(_world: World) -> Said:
+    plugin = "nop"
+    return raised(lambda: LockManager(plugin, ObjectType.DOMAIN))  # type: ignore[arg-type]  # the same
+
+
+def handed_descriptors(world: World) -> Said:
+    made = manager(world)
+    made.set_parameter("ready_fd", 2)
+    return raised(lambda: made.acquire_object(IDLE))
+
+
 def a_guest_of_no_uuid(_world: World) -> Said:
     made = LockManager(lockplugins.load("file"), ObjectType.DOMAIN, NewFlags.ATTACH)
     return raised(made.get_child)
@@ -148,8 +159,18 @@ CASES = (
          "An empty parameter is somebody's unset variable."),
     Case(2, calling(lambda made: made.set_parameter("no_monitor", "yes")),
          "A switch is a Boolean in Python."),
+    Case(2, calling(lambda made: made.set_parameter("domain", 5)),
+         "A domain is what `virsh dumpxml` prints, or what was made of it."),
+    Case(2, another_plugin,
+         "The first argument is a plugin, not its name."),
     Case(2, calling(lambda made: made.acquire_object([])),
-         "No command line was given for the guest."),
+         "No command line was given for the guest, or one text instead of a list."),
+    Case(2, calling(lambda made: made.acquire_object(["true"], [-1])),
+         "The guest can be handed only what the program has open."),
+    Case(2, calling(lambda made: made.get_child(-1), NewFlags.ATTACH),
+         "A time is a number, which may be infinite."),
+    Case(2, handed_descriptors,
+         "How the launch goes `acquire_object` and `run` tell by themselves."),
     Case(111, calling(lambda made: made.register_resource(LEASE, "prod:web1", 2)),
          "An explicit lease cannot be shared."),
     Case(111, calling(lambda made: made.acquire_resource(DISK, "/disk"), NewFlags.ATTACH, "vm"),
@@ -179,6 +200,12 @@ CASES = (
          "There is nothing to lock: the drive is empty, or the element is no <disk>."),
     Case(2, lambda _: raised(lambda: domain_lock.lease_attach(DOMAIN, EMPTY, runtime_dir="/srv")),
          "The element is another one, or there are several."),
+    Case(2, lambda _: raised(lambda: domain_lock.process_pause(5)),  # type: ignore[arg-type]
+         "It is neither what `virsh dumpxml` prints nor a Domain."),
+    Case(2, lambda _: raised(lambda: domain_lock.lease_attach(DOMAIN, 5, runtime_dir="/srv")),  # type: ignore[arg-type]
+         "A device is given as an element's text, or as a Disk or a Domain's lease."),
+    Case(2, lambda _: raised(lambda: lockplugins.load(5)),  # type: ignore[arg-type]
+         "Plugins are loaded by name."),
     Case(2, lambda _: raised(lambda: lockplugins.load("sanlok")),
          "A misspelt plugin's name, or one that is not installed for this Python."),
     Case(111, unloaded_twice,
