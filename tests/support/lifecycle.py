@@ -27,7 +27,8 @@ _HEAD = f"""<!-- Made of the tests that run it: {COMMAND} -->
 On the left a line of the README, on the right what does it here. Every right column is run by the
 test that is named with it, on a QEMU guest that writes to its disks without pause. `qemu`, `here`
 and `there` are QEMU's own monitors. Where the README tests what a call returns, ours returns
-True or a value, or raises a `LockError` ([api.md](api.md)).
+True or a value, or raises a `LockError` ([api.md](api.md)). A daemon of 200 lines that does all of
+this, to copy from: [example-daemon.py](example-daemon.py).
 """
 _OURS = {
     name for name, _ in inspect.getmembers(LockManager, callable) if not name.startswith("_")
