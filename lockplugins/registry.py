@@ -33,6 +33,7 @@ _BUILT_IN = {
     "file": "lockplugins.file.plugin:FilePlugin",
     "nop": "lockplugins.nop:NopPlugin",
     "vm": "lockplugins.vm:VmPlugin",
+    "sanlock": "lockplugins.sanlock.plugin:SanlockPlugin",
 }
 _ALIASES = {"sync-manager": "sanlock"}
 

@@ -157,6 +157,11 @@ def _table(path: str, name: str, values: dict[str, object]) -> dict[str, str]:
             raise wrong(path, f"{table} {key}", "unknown key", words)
         read_as = _directory if key.endswith(_DIRECTORY) else _scalar
         checked[key] = read_as(path, f"{table} {key}", value)
+    try:
+        registry.load(name, {name: checked}, None, classes)
+    except ConfigError as error:
+        where = f"{error.name}, {table} of {path}"
+        raise ConfigError(error.verb, where, error.reason, error.advice) from error
     return checked
 
 

@@ -40,7 +40,8 @@ class Known:
         if guest is None:
             return self.holder.description
         name, uuid, since = (shown(str(guest.get(key))) for key in ("name", "uuid", "since"))
-        guard = f"supervisor pid {self.holder.pid}" if self.guarded else "its supervisor dead"
+        pid = guest.get("supervisor_pid")
+        guard = f"supervisor pid {pid}" if self.guarded else "its supervisor dead"
         child_pid = guest.get("child_pid")
         child = f", guest pid {child_pid}" if child_pid else ""
         ending = "" if self.guarded else "; the kernel is ending it"
@@ -66,11 +67,16 @@ def identify(holder: Holder, paths: Sequence[str], base: str) -> Known:
     """Find the guest behind a holder of one of the disks `paths`.
 
     A living guard is found in whatever runtime directory; a guest that has
-    outlived its guard, whose lease no process is seen to have, in `base`.
+    outlived its guard in `base`, if it is the holder, or none is seen to be.
     """
-    if holder.pid is not None:
-        return Known(holder, guest_of(holder.pid), guarded=True)
-    orphans = (guest for guest in _orphans(base) if _leases_one_of(guest, paths))
+    if holder.pid is not None and (guest := guest_of(holder.pid)) is not None:
+        return Known(holder, guest, guarded=True)
+    orphans = (
+        guest
+        for guest in _orphans(base)
+        if holder.host is None and _leases_one_of(guest, paths)
+        if holder.pid in (None, guest["child_pid"])
+    )
     return Known(holder, next(orphans, None), guarded=False)
 
 
@@ -101,11 +107,15 @@ def name_guest(error: LeaseHeldError, resources: Iterable[Resource], base: str) 
 
 
 def guest_of(pid: int) -> Record | None:
-    """Return the guest.json of the guard that runs as `pid`, in whatever runtime directory.
+    """Return the guest.json of the guard that runs as `pid`, or has `pid` as its child.
 
-    The guard is found by the supervisor.pid that it has open, never by name.
-    None when `pid` is no guard or may not be looked at.
+    In whatever runtime directory: the guard is found by the supervisor.pid that
+    it has open, never by name. None where that may not be looked at.
     """
+    return _guest_of_guard(pid) or _guest_of_guard(_parent(pid))
+
+
+def _guest_of_guard(pid: int) -> Record | None:
     for target in _open_files(pid):
         directory, _, name = target.rpartition("/")
         if name == rundir.SUPERVISOR_PID:
@@ -113,6 +123,15 @@ def guest_of(pid: int) -> Record | None:
             if guest is not None and guest.get("supervisor_pid") == pid and _is_sound(guest):
                 return guest
     return None
+
+
+def _parent(pid: int) -> int:
+    """Return the parent of a process, 0 if there is none."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+            return int(file.read().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0
 
 
 def carries(pid: int, inode: object) -> bool:

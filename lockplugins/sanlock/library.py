@@ -143,6 +143,16 @@ class Owner(ctypes.Structure):
     )
 
 
+class _Options(ctypes.Structure):
+    """struct sanlk_options."""
+
+    _fields_ = (
+        ("owner_name", ctypes.c_char * 48),
+        ("flags", ctypes.c_uint32),
+        ("length", ctypes.c_uint32),
+    )
+
+
 def bytes_of(flags: int) -> int:
     """Return how much storage that takes, lockspace or resource."""
     return (flags & 0xF0) << 16
@@ -176,9 +186,13 @@ class Library:
         """Have the daemon take no more orders from this connection, or not send every signal."""
         self._call("restrict", ctypes.c_int(fd), ctypes.c_uint32(flags))
 
-    def acquire(self, pid: int, resources: Sequence[Resource], flags: int) -> None:
-        """Acquire all of at most MAX_RESOURCES for a registered process, or none."""
-        self._call("acquire", *_for(pid, flags), len(resources), _pointers(resources), None)
+    def acquire(self, pid: int, resources: Sequence[Resource], flags: int, name: bytes) -> None:
+        """Acquire all of at most MAX_RESOURCES for a registered process, or none.
+
+        `name` is what sanlock shows the process by, at most NAME_BYTES.
+        """
+        shown = ctypes.byref(_Options(name))
+        self._call("acquire", *_for(pid, flags), len(resources), _pointers(resources), shown)
 
     def release(self, pid: int, resources: Sequence[Resource]) -> None:
         self._call("release", *_for(pid), len(resources), _pointers(resources))

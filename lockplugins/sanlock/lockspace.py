@@ -20,7 +20,11 @@ from lockplugins.sanlock.settings import LOCKSPACE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from lockplugins.sanlock.claims import Claim
     from lockplugins.sanlock.library import Library
+    from lockplugins.sanlock.names import Place
     from lockplugins.sanlock.settings import Settings
 
 HALF_MADE_S = 10.0  # how long libvirt, which makes it in place, may take
@@ -134,14 +138,29 @@ def membership(settings: Settings) -> status.Membership:
     return found
 
 
-def resource_flags(library: Library, settings: Settings) -> int:
-    """Return the flags of resources as large as the lockspace's own leases; raises LockError."""
+def create_resources(library: Library, settings: Settings, claims: Sequence[Claim]) -> None:
+    """Make the files of those that are disks' and are missing; raises LockError."""
+    missing = [
+        claim.place
+        for claim in claims
+        if claim.place.is_made and not os.path.lexists(claim.place.path)
+    ]
+    if not missing:
+        return
     lockspace = _lockspace(settings.lockspace_path)
     try:
         library.read_lockspace(lockspace)
+        flags = int(lockspace.flags)  # as large as the lockspace's own
+        for place in missing:
+
+            def form(being_made: bytes, place: Place = place) -> None:
+                what = place.resource(flags)
+                what.disk.path = being_made
+                library.write_resource(what)
+
+            files.create(place.path, settings, flags, form)
     except SanlockError as error:
-        raise _refused("read", f"lockspace {settings.lockspace_path}", error) from error
-    return int(lockspace.flags)
+        raise _refused("create", f"leases in {settings.directory}", error) from error
 
 
 def _lockspace(path: str | bytes, host_id: int = 0, flags: int = 0) -> Lockspace:

@@ -20,14 +20,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 RUN_DIR_VARIABLE, RUN_DIR = "SANLOCK_RUN_DIR", "/run/sanlock"
-ANSWER_S = 10.0
+ANSWER_S = 10
 
 _NAME = "the sanlock daemon"
 _PROGRAMS = ("/usr/sbin/sanlock", "/usr/local/sbin/sanlock")
+_TIMEVAL = Struct("2l")
 _HEADER = Struct("6IiI")  # struct sm_header: magic, protocol, command, -, length, -, what, -
-_MAGIC, _PROTOCOL, _STATUS, _HOST_STATUS = 0x04282010, 1, 5, 14
+_MAGIC, _PROTOCOL, _STATUS, _HOST_STATUS = 0x04282010, 1, 5, 15
 _ENTRY = Struct("3I4xQ48sI4x")  # struct sanlk_state: kind, -, number, large, name, bytes of text
 _PROCESS, _LOCKSPACE, _RESOURCE, _HOST = 2, 3, 4, 5
+_CHUNK = 1 << 16
 _DISK_BYTES = 1040
 _RESOURCE_BYTES = 128  # without disks; how many there are is the last field
 
@@ -55,12 +57,14 @@ class Membership:
 class Held:
     """A resource that a process of this host holds, or is acquiring or giving up just now."""
 
-    def __init__(self, what: library.Resource, pid: int, version: int) -> None:
-        self.lockspace = os.fsdecode(what.lockspace)
-        self.name = os.fsdecode(what.name)
+    def __init__(
+        self, what: library.Resource, pid: int, version: int, fields: dict[str, str]
+    ) -> None:
+        self.key = (os.fsdecode(what.lockspace), os.fsdecode(what.name))
         self.is_shared = bool(what.flags & library.SHARED)
         self.pid = pid
         self.version = version
+        self.is_leaving = fields["list"] == "rem"  # its process has ended, or lets go of it
 
 
 class Host:
@@ -88,8 +92,10 @@ class Status:
 def connect() -> socket.socket:
     """Return a connection to the daemon; raises LockError, which says how to have a daemon."""
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    connection.settimeout(ANSWER_S)
     try:
+        # Not settimeout: then connect does not wait for a daemon that is busy with others.
+        for bound in (socket.SO_SNDTIMEO, socket.SO_RCVTIMEO):
+            connection.setsockopt(socket.SOL_SOCKET, bound, _TIMEVAL.pack(ANSWER_S, 0))
         connection.connect(_socket_path())
     except OSError as error:
         connection.close()
@@ -104,8 +110,8 @@ def _socket_path() -> str:
 def _unreachable(error: OSError) -> LockError:
     """Return why the daemon cannot be asked, and what to do."""
     why, advice = cause(error, _socket_path()), "see its log"
-    if isinstance(error, TimeoutError | BlockingIOError):
-        why, advice = f"no answer in {ANSWER_S:g} s", "is it stopped, or its storage hung?"
+    if isinstance(error, BlockingIOError):
+        why, advice = f"no answer in {ANSWER_S} s", "is it stopped, or its storage hung?"
     elif isinstance(error, PermissionError):
         advice = "run this as root, or as a member of the daemon's group"
     elif isinstance(error, FileNotFoundError | ConnectionRefusedError):
@@ -127,7 +133,7 @@ def read(*, resources: bool = True) -> Status:
             status.lockspaces.append(Membership(where, entry.fields()))
         elif entry.kind == _RESOURCE:
             what = library.Resource.from_buffer_copy(entry.structure)
-            status.resources.append(Held(what, entry.number, entry.large))
+            status.resources.append(Held(what, entry.number, entry.large, entry.fields()))
         else:
             status.daemon = entry.fields()
     return status
@@ -186,8 +192,7 @@ def _ask(command: int, what: int, structure: bytes = b"") -> Iterator[_Entry]:
     with connect() as connection:
         try:
             connection.sendall(header + structure)
-            with connection.makefile("rb") as stream:
-                answer = _Answer(stream.read())
+            answer = _Answer(b"".join(iter(lambda: connection.recv(_CHUNK), b"")))
         except OSError as error:
             raise _unreachable(error) from error
     if code := _HEADER.unpack(answer.take(_HEADER.size))[6]:

@@ -24,6 +24,7 @@ class PluginGuards(Guards):
 
     def __init__(self, tmp_path: Path, manager: Setup) -> None:
         super().__init__(tmp_path)
+        self.env |= manager.env
         self._manager = manager
 
     def spec(self, *disks: str | os.PathLike[str] | tuple[str, str], **fields: object) -> GuestSpec:
@@ -55,9 +56,14 @@ def can(item: pytest.Function) -> bool:
 
 
 @pytest.fixture(params=SETUPS)
-def manager(request: pytest.FixtureRequest, tmp_path: Path) -> Setup:
+def manager(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Setup:
     """Set one plugin up."""
-    return SETUPS[request.param](tmp_path)
+    found = SETUPS[request.param](tmp_path, request)
+    for name, value in found.env.items():
+        monkeypatch.setenv(name, value)
+    return found
 
 
 @pytest.fixture

@@ -19,7 +19,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    import pytest
+
     from supervisor.spec import GuestSpec
+    from tests.support.guard import Guard
+    from tests.support.sanlock import Daemon
 
     Facts = dict[str, tuple[object, ...]]
 
@@ -27,10 +31,14 @@ DISK_BYTES = 1 << 16
 
 
 class Setup(Protocol):
-    """One plugin, ready to be used by guards; `plugin` and `config` are for GuestSpec."""
+    """One plugin, ready to be used by guards; `plugin` and `config` are for GuestSpec.
+
+    `env` is what all who use the lock manager need in their environment.
+    """
 
     plugin: str
     config: dict[str, dict[str, str]]
+    env: dict[str, str]
     kind: str
 
     def disk(self, name: str) -> str:
@@ -41,6 +49,9 @@ class Setup(Protocol):
 
     def held(self, disk: str) -> list[str]:
         """Return the modes in which `disk` is held, sorted, as the lock manager sees it."""
+
+    def holder(self, guard: Guard) -> int:
+        """Return the process that holds, for the lock manager, what a guard's guest has."""
 
     def facts(self, disks: Sequence[str]) -> Facts:
         """Return all that a refusal and an inquiry may not change: bytes, stat, locks."""
@@ -63,6 +74,7 @@ class FileSetup:
         self._lockspace = str(directory / "lockspace") if lockspace else None
         table = {"file_lockspace_dir": self._lockspace} if self._lockspace else {}
         self.config = {"file": table}
+        self.env: dict[str, str] = {}
 
     def disk(self, name: str) -> str:
         path = self._directory / name
@@ -77,6 +89,9 @@ class FileSetup:
         found = [_held(file) for file in self._files(disk)]
         assert all(held == found[0] for held in found), f"image and lock file differ: {found}"
         return found[0]
+
+    def holder(self, guard: Guard) -> int:
+        return guard.pid
 
     def facts(self, disks: Sequence[str]) -> Facts:
         files = list(disks)
@@ -114,6 +129,7 @@ class VmSetup:
     def __init__(self, directory: Path) -> None:
         self._directory = directory / "leases"
         self.config = {"vm": {"lease_dir": str(self._directory)}}
+        self.env: dict[str, str] = {}
 
     def disk(self, name: str) -> str:
         return str(uuid.uuid5(uuid.NAMESPACE_OID, name))
@@ -127,9 +143,52 @@ class VmSetup:
         path = self._directory / disk
         return _held(str(path)) if path.exists() else []
 
+    def holder(self, guard: Guard) -> int:
+        return guard.pid
+
     def facts(self, disks: Sequence[str]) -> Facts:
         paths = [str(self._directory / disk) for disk in disks]
         return {path: _facts(path) for path in paths if os.path.exists(path)}
+
+    def watch(self, record: Path) -> list[str]:
+        raise NotImplementedError(record)
+
+    def given_back(self, record: Path, disks: Sequence[str]) -> list[str]:
+        raise NotImplementedError(record, disks)
+
+
+class SanlockSetup:
+    """Plugin `sanlock`: the session's daemon, a host that is in its lockspace."""
+
+    plugin = "sanlock"
+    kind = ResourceType.DISK
+
+    def __init__(self, directory: Path, daemon: Daemon) -> None:
+        self._directory = directory
+        self._daemon = daemon
+        self.config = {"sanlock": daemon.config}
+        self.env = daemon.env
+
+    def disk(self, name: str) -> str:
+        path = self._directory / name
+        path.write_bytes(os.urandom(DISK_BYTES))
+        os.utime(path, ns=(1, 2))
+        return str(path)
+
+    def lease(self, spec: GuestSpec, mode: str, disk: str) -> None:
+        spec.resources.append(Resource(disk, mode))
+
+    def held(self, disk: str) -> list[str]:
+        held = self._daemon.held(disk)
+        return sorted(Mode.SHARED if one.version is None else Mode.EXCLUSIVE for one in held)
+
+    def holder(self, guard: Guard) -> int:
+        return guard.child_pid
+
+    def facts(self, disks: Sequence[str]) -> Facts:
+        held = [one for disk in disks for one in self._daemon.held(disk)]
+        leases = [file for file in map(self._daemon.lease_file, disks) if os.path.exists(file)]
+        return {path: (*_facts(path), *held) for path in (*disks, *leases)}
 
     def watch(self, record: Path) -> list[str]:
         raise NotImplementedError(record)
@@ -154,12 +213,22 @@ def _facts(path: str) -> tuple[object, ...]:
     return (*fields, content, *proclocks.locks(path))
 
 
-SETUPS: dict[str, Callable[[Path], Setup]] = {
-    "file": lambda directory: FileSetup(directory, lockspace=False),
-    "file-lockspace": lambda directory: FileSetup(directory, lockspace=True),
-    "vm": VmSetup,
+SETUPS: dict[str, Callable[[Path, pytest.FixtureRequest], Setup]] = {
+    "file": lambda directory, _: FileSetup(directory, lockspace=False),
+    "file-lockspace": lambda directory, _: FileSetup(directory, lockspace=True),
+    "vm": lambda directory, _: VmSetup(directory),
+    "sanlock": lambda directory, tests: SanlockSetup(
+        directory, tests.getfixturevalue("sanlock_host")
+    ),
 }
 
 SEVERAL = "several"
-# What cannot be asked of a plugin: a mode, or several leases for one guest.
-CANNOT: dict[str, set[str]] = {"vm": {Mode.SHARED, SEVERAL}}
+ORDER = "order"
+EXAMINED = "examined"
+KEPT = "kept"
+# What cannot be asked of a plugin: a mode; several leases for one guest; in which order it gives
+# back what it had when it is refused; what doctor says; to keep the leases of a guest that pauses.
+CANNOT: dict[str, set[str]] = {
+    "vm": {Mode.SHARED, SEVERAL, ORDER},
+    "sanlock": {ORDER, EXAMINED, KEPT},
+}

@@ -9,7 +9,7 @@ import pytest
 
 from lockplugins.contract import Mode
 from supervisor import rundir
-from tests.conformance.setups import SEVERAL
+from tests.conformance.setups import ORDER, SEVERAL
 from tests.support import waiting
 from tests.support.guard import DEADLINE_S
 
@@ -63,6 +63,7 @@ def test_what_one_guest_was_refused_another_gets(
     assert [manager.held(disk) for disk in disks] == [[Mode.EXCLUSIVE]] * DISKS
 
 
+@pytest.mark.asks(ORDER)
 def test_what_was_taken_is_given_back_in_reverse(
     manager: Setup, guards: Guards, tmp_path: Path, disks: list[str]
 ) -> None:

@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from lockplugins.contract import Mode
+from tests.conformance.setups import KEPT
 from tests.support.pausing import Pausable
+
+pytestmark = pytest.mark.asks(KEPT)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
