@@ -58,8 +58,8 @@ def judge(
 def beside_source(fd: int, byte: int) -> Holder | None:
     """Return one on this host, not us, who shares the file's lease without a lock on `byte`."""
     file = _kernel_name(fd)
-    sharers, sources = _listed(file, LEASE_BYTE), _listed(file, byte)
-    if len(sharers) == len(sources) + 1:  # and ours
+    sharers, more = _sharers(file, byte)
+    if more == 0:
         return None
     for lock in sharers:
         if lock.pid > 0:
@@ -68,7 +68,16 @@ def beside_source(fd: int, byte: int) -> Holder | None:
     for mode, pid in _described_by_fdinfo(file, LEASE_BYTE):
         if pid not in theirs:
             return _named(mode, pid)
-    return unseen(Mode.SHARED) if len(sharers) > len(sources) + 1 else None
+    # Counted twice, as in `_of_file`: a list that changes may be told wrong.
+    return unseen(Mode.SHARED) if min(more, _sharers(file, byte)[1]) > 0 else None
+
+
+def _sharers(file: str, byte: int) -> tuple[list[_Lock], int]:
+    """Return who shares the file's lease, and by how many they exceed its source and us."""
+    locks = _granted(file)
+    sharers = [lock for lock in locks if lock.covers(file, LEASE_BYTE)]
+    sources = sum(lock.covers(file, byte) for lock in locks)
+    return sharers, len(sharers) - sources - 1
 
 
 def of_refusal(refusal: Refusal) -> Holder | None:
@@ -152,8 +161,13 @@ def _of_file(fd: int, byte: int) -> list[Holder]:
 
 def _listed(file: str, byte: int) -> list[_Lock]:
     """Return what /proc/locks has on `byte` of the file."""
+    return [lock for lock in _granted(file) if lock.covers(file, byte)]
+
+
+def _granted(file: str) -> list[_Lock]:
+    """Return what /proc/locks has on the file."""
     locks = (_Lock.parse(f"0:{line}") for line in settled(_tellings(file)))
-    return [lock for lock in locks if lock and lock.covers(file, byte)]
+    return [lock for lock in locks if lock]
 
 
 def _tellings(file: str) -> Iterator[list[str]]:

@@ -16,6 +16,7 @@ from supervisor.manager import LockManager, MigrateFlags, NewFlags, ObjectType, 
 from tests.support import proclocks, waiting
 from tests.support.daemon import DEADLINE_S, Daemon, new_disk
 from tests.support.guest.checker import check, describe
+from tests.support.qemu import STAYS_SHARED, shared_memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -41,8 +42,9 @@ class Hosts:
         self.disk = new_disk(directory / "vda")
         self.uri = f"unix:{directory}/migration.sock"
         self.source, self.target = Daemon(directory / "source"), Daemon(directory / "target")
-        self.here = machine(self.disk, nonce=NONCE)
-        incoming = ["-incoming", self.uri, "-S"]
+        memory = shared_memory(directory / "memory")
+        self.here = machine(self.disk, nonce=NONCE, extra=memory)
+        incoming = [*memory, "-incoming", self.uri, "-S"]
         self.there = machine(self.disk, nonce=NONCE, extra=incoming)
         self.starter = self.source.manager(guest_uuid=UUID)
         self.source.log(self.starter)
@@ -50,6 +52,7 @@ class Hosts:
         self.starter.acquire_object(self.here.argv)
         self.starter.run()
         self.here.wait_ready()
+        stay_shared(self.here)
         self.supervisor: subprocess.Popen[bytes] | None = None
 
     def receive(self, cookie: str) -> tuple[LockManager, Child]:
@@ -79,6 +82,7 @@ class Hosts:
         # > if (!virLockManagerGetChild(manager, &qemupid)) kill(supervisorpid);
         child = manager.get_child(DEADLINE_S * 2)
         assert self.there.status() == "inmigrate"
+        stay_shared(self.there)
         return manager, child
 
     def judge(self) -> None:
@@ -92,6 +96,11 @@ class Hosts:
         self.target.reap()
         if self.supervisor is not None:
             self.supervisor.wait(DEADLINE_S)
+
+
+def stay_shared(machine: Machine) -> None:
+    with machine.qmp() as monitor:
+        monitor.execute("migrate-set-capabilities", STAYS_SHARED)
 
 
 @pytest.fixture

@@ -49,7 +49,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section(title)
         for line in lines:
             terminalreporter.line(line)
-        if terminalreporter.config.getoption("--long"):
+        if terminalreporter.config.getoption("--long") and not terminalreporter.stats.get("failed"):
             _write(title.removeprefix(_TITLE), lines)
 
 

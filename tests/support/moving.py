@@ -17,7 +17,7 @@ import pytest
 
 from tests.support import sources, waiting
 from tests.support.guard import Guards
-from tests.support.qemu import Monitor, guest_argv, wait_ready
+from tests.support.qemu import STAYS_SHARED, Monitor, guest_argv, shared_memory, wait_ready
 from tests.support.wire import Wire
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class End:
         self.uri = uri
         self.monitor = Monitor()
         awaits = [] if uri is None else ["-incoming", uri, "-S"]
-        extra = [*self.monitor.argv, *awaits]
+        extra = [*self.monitor.argv, *world.memory, *awaits]
         argv = guest_argv(world.disk, nonce=world.nonce, serial="stdio", extra=extra)
         popen: dict[str, Any] = {"stdout": subprocess.PIPE, "bufsize": 0}
         self.guard: Guard | None = None
@@ -61,6 +61,7 @@ class End:
             wait_ready(self.process.stdout, deadline_s=DEADLINE_S)
         else:
             assert self.qemu() == "inmigrate"
+        self.monitor.execute("migrate-set-capabilities", **STAYS_SHARED)
 
     @property
     def child_pidfd(self) -> int:
@@ -111,6 +112,14 @@ class End:
     def cancel_out(self) -> None:
         assert self.control.execute("complete-migrate-out", {"cancel": True}, DEADLINE_S) == {}
 
+    def told(self) -> str:
+        """Return how it is, for the report of a test that failed."""
+        assert self.process.stdout is not None
+        os.set_blocking(self.process.stdout.fileno(), False)
+        console = self.process.stdout.read() or b""
+        words = "nobody's" if self.guard is None else self.guard.stderr()
+        return f"pid {self.process.pid}, exit code {self.process.poll()}: {words}{console!r}"
+
     def close(self) -> None:
         if self.guard is None:
             self.process.kill()
@@ -129,6 +138,7 @@ class World:
         self.disk = str(directory / "disk.raw")
         with open(self.disk, "wb") as file:
             file.truncate(1 << 20)
+        self.memory = shared_memory(directory / "memory")
         self.uuid = str(uuid.uuid4())
         self.nonce = os.urandom(8).hex()
         self.hosts = tuple(Guards(directory / name) for name in ("here", "there"))
@@ -146,7 +156,9 @@ class World:
         trace: TracebackType | None,
     ) -> None:
         while self._ends:
-            self._ends.pop().close()
+            end = self._ends.pop()
+            print(end.told())
+            end.close()
         for guards in self.hosts:
             guards.__exit__(kind, error, trace)
 
