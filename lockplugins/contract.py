@@ -297,4 +297,4 @@ class Plugin:
         raise NotImplementedError
 
     def close(self) -> None:
-        """Let go of the lock manager; leases that are still held stay with the guest."""
+        """Let go; leases still held stay with the guest. LeaseLostError: it may have died of loss."""

@@ -6,7 +6,7 @@ the jobs thread is. It must not know how messages travel.
 """
 
 from lockplugins.contract import ConfigError, LockError
-from supervisor.guard import containment
+from supervisor.guard import guarantee
 from supervisor.guard.leasing import ArgumentError, Leasing, WrongStateError
 from supervisor.guard.lifecycle import PUBLIC_STATE, State
 from supervisor.guard.loop import now
@@ -147,7 +147,7 @@ class Commands:
         pid, inode = supervisor.child.pid, supervisor.prepared.carrier.inode()
         self._images.survey(
             [lease.resource for lease in supervisor.leases],
-            lambda: containment.doubts(mode, pid, inode),
+            lambda: guarantee.doubts(mode, pid, inode),
             lambda unleased, doubt: done(self._status(unleased, doubt)),
         )
 
@@ -158,7 +158,7 @@ class Commands:
             **record.summary(supervisor.child.pid, supervisor.leases),
             "state": PUBLIC_STATE[supervisor.state],
             "guarantee": _NOT_THE_OWNER.get(supervisor.state, "")
-            or containment.guarantee(record.mode, doubt, unleased),
+            or guarantee.words(record.mode, doubt, unleased),
             "deadline_s": None if deadline is None else round(deadline.instant - now(), 3),
             "unleased": unleased,
             "parked": self._parking.state if self._parking and is_parked else None,

@@ -1,14 +1,13 @@
 """How is the guest tied to the guard's life, and does the tie hold for this command?
 
 Decides between the parent-death signal and a PID namespace from argv, mode
-bits and file capabilities (README, D4), and looks again after exec. It must
-not fork.
+bits and file capabilities (README, D4). It must not fork.
 """
 
 import posix
 from _stat import S_ISREG
 
-from lockplugins.contract import ConfigError, fsdecode, shown
+from lockplugins.contract import ConfigError, fsdecode
 from supervisor.spec import Containment, is_qemu
 
 TYPE_CHECKING = False
@@ -113,36 +112,3 @@ def children_of(pid: int) -> list[int]:
             return [int(child) for child in file.read().split()]
     except OSError:
         return []  # gone
-
-
-def doubts(mode: str, pid: int, inode: int) -> str:
-    """Look at the running guest; return why the tie may not hold, or nothing."""
-    from supervisor.holders import carries  # only when asked
-
-    ours, its = status_of("self"), status_of(pid)
-    if not its:
-        return "the guest's process cannot be looked at"
-    if mode == Containment.PDEATHSIG:
-        for field, what in (("Uid", "user"), ("Gid", "group"), ("CapPrm", "capabilities")):
-            if ours.get(field) != its.get(field):
-                return f"the guest changed {what}, which disarms the parent-death signal"
-        if children_of(pid):
-            return "the guest has forked, and the parent-death signal does not reach its children"
-    for process in (pid, *children_of(pid)):
-        if not carries(process, inode):
-            return f"process {process} of the guest was not seen to carry its leases"
-    return ""
-
-
-def guarantee(mode: str, doubt: str, unleased: "Sequence[str]") -> str:
-    """Return the live guarantee in words."""
-    tie = (
-        "the kernel sends SIGKILL when the supervisor dies"
-        if mode == Containment.PDEATHSIG
-        else "the kernel ends its PID namespace when the supervisor dies"
-    )
-    if not doubt and unleased:
-        doubt = f"{len(unleased)} open without a lease ({shown(unleased[0])}, …); else {tie}"
-    if doubt:
-        return f"weakened: {doubt}"
-    return f"the guest runs only while every lease is held: it carries them, and {tie}"

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 _UCRED = "3i"
 _GO, REGISTER = b"G", b"R"
 HELLO, GOING = b"here", b"going"
-_EXEC_STAGE = "run"
 _REPORT_BYTES = 8192
 _OOM_FILE = "/proc/self/oom_score_adj"
 _CLONE_NEWPID = 0x20000000
@@ -128,7 +127,7 @@ def arm_parent_death(guard_pidfd: int) -> None:
 
 def _become_guest(launch: Launch, *, arm: bool) -> "NoReturn":
     """Undo in this process what Python and the guard changed, wait for go, exec."""
-    stage = "prepare the child for"
+    stage, code = "prepare the child for", exitcodes.FAILED
     try:
         if arm:
             arm_parent_death(launch.guard_pidfd)
@@ -148,14 +147,12 @@ def _become_guest(launch: Launch, *, arm: bool) -> "NoReturn":
         if posix.read(launch.go_read, 1) != _GO:
             posix._exit(exitcodes.OUR_FAULT)
         launch.signals.restore()
-        stage = _EXEC_STAGE
+        stage, code = "run", exitcodes.NOT_EXECUTABLE
         launch.childs_report.send(GOING)  # no signal that waited has ended this process
         posix.execv(launch.path, launch.argv)
     except (OSError, ImportError) as error:
-        code = exitcodes.FAILED
-        if stage == _EXEC_STAGE:
-            absent = isinstance(error, FileNotFoundError)
-            code = exitcodes.NOT_FOUND if absent else exitcodes.NOT_EXECUTABLE
+        if code == exitcodes.NOT_EXECUTABLE and isinstance(error, FileNotFoundError):
+            code = exitcodes.NOT_FOUND
         reason = getattr(error, "strerror", error)
         launch.refuse(code, f"cannot {stage} {launch.argv[0]}: {reason}; leases released")
     finally:

@@ -8,7 +8,7 @@ afterwards only polls (README, D3). It must not know any lock manager.
 import gc
 import posix
 
-from lockplugins.contract import LeaseHeldError, LockError, Plugin
+from lockplugins.contract import LeaseHeldError, LeaseLostError, LockError, Plugin
 from supervisor import exitcodes
 from supervisor.guard import announce
 from supervisor.guard.jobs import Jobs
@@ -95,9 +95,11 @@ class Supervisor:
 
     def lose(self, reason: str) -> None:
         """Fence the guest: a lease is lost, or not proven in time."""
-        text = f"cannot keep guest {self.spec.name} running: lease lost ({reason})"
-        self.end_with(exitcodes.LEASE_LOST, text, Event.LOST)
+        self.end_with(exitcodes.LEASE_LOST, self._loss(reason), Event.LOST)
         self.on_event("LEASE_LOST", {"reason": reason})
+
+    def _loss(self, reason: object) -> str:
+        return f"cannot keep guest {self.spec.name} running: lease lost ({reason})"
 
     def end_with(self, code: int, text: str, event: str) -> None:
         """Let `event` end the guest, if its time has not come yet; why, and with which code."""
@@ -261,6 +263,8 @@ class Supervisor:
     def _given_back(self, _result: object, error: BaseException | None) -> None:
         if error is not None and self.outcome is None:
             self.outcome = (exitcodes.FAILED, str(error))
+            if isinstance(error, LeaseLostError):  # so the lock manager itself may have ended it
+                self.outcome = (exitcodes.LEASE_LOST, self._loss(error))
         self.happen(Event.RELEASED)
 
     def _finish(self) -> None:
@@ -276,8 +280,11 @@ class Supervisor:
         early = f"cannot start guest {self.spec.name}: it ended with {status} before it was up"
         code, text = self.outcome or (status, early)
         if code == exitcodes.LEASE_LOST:
-            took = now() - self._fenced_at
-            text += f"; fenced, pid {self.child.pid} gone after {took:.2f} s; exiting {code}"
+            how = f"pid {self.child.pid} had ended with {status}"
+            if self._fenced_at:
+                took = now() - self._fenced_at
+                how = f"fenced, pid {self.child.pid} gone after {took:.2f} s"
+            text += f"; {how}; exiting {code}"
         if code != exitcodes.OK:  # else it has migrated away, or was not needed
             announce.refusal(None if self._announced else self.spec.ready_fd, code, text)
         return code

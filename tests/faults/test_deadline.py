@@ -114,6 +114,20 @@ def deadline_s(guard: Guard) -> float:
     return value
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_a_guest_that_its_lock_manager_has_ended_is_a_lost_lease(
+    mode: str, manager: Manager
+) -> None:
+    guard = manager.start(mode=mode).ready()
+    manager.becomes(expiring.GONE)
+    processes.kill(guard.child_pid)
+    ended = guard.wait()
+    assert ended.code == LOST
+    reason = "lease lost (cannot keep the lease: the lock manager has taken it away)"
+    line = f"{reason}; pid {guard.child_pid} had ended with 137; exiting 112\n"
+    assert ended.stderr == f"lock-supervisor: cannot keep guest guest running: {line}"
+
+
 @pytest.mark.parametrize("how", [expiring.DOUBT, expiring.HANG, expiring.FAULT])
 def test_a_guest_whose_leases_are_not_proven_is_fenced_before_the_deadline(
     how: str, manager: Manager

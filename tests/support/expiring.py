@@ -26,6 +26,7 @@ LOST = "lost"  # proves that the lease is gone
 FAULT = "fault"  # raises what no plugin should
 HANG = "hang"  # never answers
 STUCK = "stuck"  # proves, and never answers to a release
+GONE = "gone"  # proves, and says in the end that the lease was lost before
 
 SLOW_S = 0.8
 DIRECTORY, TERM, EVERY = "directory", "term_s", "every_s"
@@ -53,6 +54,10 @@ class ExpiringPlugin(Plugin):
             self._log("release", file.read())
         if self._how() == STUCK:
             self._hang()
+
+    def close(self) -> None:
+        if self._how() == GONE:
+            raise LeaseLostError("keep", "the lease", "the lock manager has taken it away")
 
     def inquire(self, resource: Resource) -> list[Holder]:  # noqa: ARG002  # the contract's signature
         return []

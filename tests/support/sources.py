@@ -20,7 +20,15 @@ CHECKOUT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__fil
 # What of the guard is loaded only when a client asks for it, or a migration is awaited.
 LATE_PARTS = {
     f"supervisor.guard.{part}"
-    for part in ("commands", "leasing", "parking", "migrating", "departing", "arriving")
+    for part in (
+        "commands",
+        "leasing",
+        "parking",
+        "migrating",
+        "departing",
+        "arriving",
+        "guarantee",
+    )
 }
 _NO_CODE = (
     tokenize.COMMENT,

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from lockplugins.contract import ConfigError
-from supervisor.guard.containment import daemonizes, decide, doubts, guarantee, resolve, status_of
+from supervisor.guard.containment import daemonizes, decide, resolve, status_of
+from supervisor.guard.guarantee import doubts, words
 from supervisor.spec import Containment
 from tests.support import waiting
 
@@ -223,10 +224,10 @@ def test_a_process_cannot_name_itself_into_its_status() -> None:
 
 
 def test_the_guarantee_says_what_holds_and_what_does_not() -> None:
-    whole = guarantee(Containment.PDEATHSIG, "", [])
+    whole = words(Containment.PDEATHSIG, "", [])
     assert "SIGKILL when the supervisor dies" in whole
-    assert "PID namespace" in guarantee(Containment.PIDNS, "", [])
-    assert guarantee(Containment.PIDNS, "it forked", ["/a"]) == "weakened: it forked"
-    unleased = guarantee(Containment.PDEATHSIG, "", ["/a\n", "/b"])
+    assert "PID namespace" in words(Containment.PIDNS, "", [])
+    assert words(Containment.PIDNS, "it forked", ["/a"]) == "weakened: it forked"
+    unleased = words(Containment.PDEATHSIG, "", ["/a\n", "/b"])
     assert unleased.startswith(r"weakened: 2 open without a lease (/a\x0a, …); else the kernel")
     assert whole.startswith("the guest runs only while every lease is held")
