@@ -297,4 +297,4 @@ class Plugin:
         raise NotImplementedError
 
     def close(self) -> None:
-        """Let go; held leases stay with the guest. LeaseLostError: it may have died of their loss."""
+        """Let go; held leases stay with the guest. LeaseLostError: it may have died of that."""
