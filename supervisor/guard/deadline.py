@@ -64,8 +64,12 @@ class Deadline:
         self.instant = 0.0
 
     def prove(self) -> None:
-        """Renew once and move the deadline; raises LockError when nothing was proven."""
-        self.instant = self._plugin.renew() + self._plugin.PROOF_TERM_S
+        """Renew once and move the deadline; raises LockError when nothing of use was proven."""
+        instant = self._plugin.renew() + self._plugin.PROOF_TERM_S
+        if (left_s := instant - now()) <= SOFT_MARGIN_S:  # the timer would end us without a word
+            reason = f"the last proof is good for {max(0, left_s):.1f} s more, too short a time"
+            raise LockError("arm", "the deadline", reason, "does the lock manager renew?")
+        self.instant = instant
         self._timer.arm(self.instant)
         self._loop.post(self._watch)
 

@@ -69,23 +69,31 @@ def no_pidfile(world: World) -> Said:
     return world.says("run", *words)
 
 
+def that_expires(world: World, term_s: str) -> dict[str, object]:
+    """Return the fields of a guest whose lock manager proves its leases for `term_s`."""
+    directory = world.path("manager")
+    os.mkdir(directory)
+    os.mkfifo(f"{directory}/notice")
+    os.mkfifo(f"{directory}/never")
+    world.write("manager/how", expiring.WELL)
+    return {
+        "plugin": "expiring",
+        "classes": {"expiring": "tests.support.expiring:ExpiringPlugin"},
+        "config": {"expiring": {"directory": directory, "term_s": term_s, "every_s": "0.05"}},
+    }
+
+
+def old_proof(world: World) -> Said:
+    return world.refused(world.disk, name="web1", **that_expires(world, "0.5"))
+
+
 def expiring_lease(how: str) -> Provoke:
     """Provoke by a lock manager whose leases expire, and which behaves like this."""
 
     def provoke(world: World) -> Said:
-        directory = world.path("manager")
-        os.mkdir(directory)
-        os.mkfifo(f"{directory}/notice")
-        os.mkfifo(f"{directory}/never")
-        world.write("manager/how", expiring.WELL)
-        fields = {
-            "plugin": "expiring",
-            "classes": {"expiring": "tests.support.expiring:ExpiringPlugin"},
-            "config": {"expiring": {"directory": directory, "term_s": "60", "every_s": "0.05"}},
-        }
-        made = world.guest(world.disk, **fields)
+        made = world.guest(world.disk, **that_expires(world, "60"))
         world.write("manager/new", how)
-        os.rename(f"{directory}/new", f"{directory}/how")
+        os.rename(world.path("manager/new"), world.path("manager/how"))
         if how == expiring.STUCK:
             signal.pidfd_send_signal(made.child_pidfd, signal.SIGKILL)
         ended = made.wait()
@@ -224,6 +232,9 @@ CASES = (
     Case(112, expiring_lease(expiring.LOST),
          "The lock manager says that the lease is gone: somebody else may have the disk. The "
          "guest was killed before it could write on. Find out why before you start it again."),
+    Case(111, old_proof,
+         "The lock manager has not renewed for so long that the guest would be ended at once: "
+         "look at its storage and its log."),
     Case(111, expiring_lease(expiring.STUCK),
          "The guest is dead. The lock manager does not answer, and will free the leases in its "
          "own time."),
