@@ -33,7 +33,7 @@ def test_a_lease_excludes_and_is_free_after_its_holders_death(
         sanlock_host.hold(disk)
     holder.kill()
     holder.wait(facts.DEADLINE_S)
-    waiting.until(lambda: not sanlock_host.held(disk), facts.DEADLINE_S, "the lease is free")
+    sanlock_host.until_free(disk)
     again = sanlock_host.hold(disk)
     (held,) = sanlock_host.held(disk)
     assert (held.pid, held.version) == (again.pid, 2)

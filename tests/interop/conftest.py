@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.interop.sanlock_sides import SanlockSides
+from tests.interop.sanlock_sides import ONE, TWO, SanlockSides
 from tests.interop.sides import Sides
 from tests.support.emulator import Emulated
 from tests.support.spelling import Names
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from tests.support.libvirt import Host, Hosts
     from tests.support.sanlock import Daemon
 
-ONE, TWO = DAEMONS = ("one daemon", "two daemons")
 MODES = ("direct", pytest.param("indirect", marks=pytest.mark.slow))
 
 
@@ -76,7 +75,7 @@ def sanlock_libvirt(libvirt_hosts: Hosts, sanlock_host: Daemon) -> Host:
     return libvirt_hosts.start(sanlock=sanlock_host)
 
 
-@pytest.fixture(params=DAEMONS)
+@pytest.fixture(params=(ONE, TWO))
 def daemons(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

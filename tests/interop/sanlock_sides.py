@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tests.support.sanlock import Daemon
     from tests.support.sanlock_facts import Held
 
+ONE, TWO = "one daemon", "two daemons"
 # libvirt's words for a lease that is held: through this daemon, and by another host.
 HELD_HERE = "Failed to acquire lock: File exists"
 HELD_THERE = "resource busy: Failed to acquire lock: Lease is held by another host"

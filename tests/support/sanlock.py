@@ -140,6 +140,10 @@ class Daemon:
         """Leave it, cleanly: sanlock kills whoever still has leases there."""
         self.client("rem_lockspace", "-s", f"{LOCKSPACE}:{self.host_id}:{self.lockspace}:0")
 
+    def said(self) -> str:
+        """Return its log."""
+        return (self.directory / "log").read_text(errors="replace")
+
     def status(self) -> facts.Status:
         return facts.parse(self.client("status", "-D"))
 
@@ -149,6 +153,10 @@ class Daemon:
     def held(self, disk: str) -> list[facts.Held]:
         """Return the leases of `disk` that this daemon has given."""
         return [lease for lease in self.leases() if lease.resource == facts.lease_name(disk)]
+
+    def until_free(self, disk: str) -> None:
+        """Wait until what this daemon has given of `disk` is given back."""
+        waiting.until(lambda: not self.held(disk), DEADLINE_S, f"{disk} is free")
 
     def lease_file(self, disk: str) -> str:
         return str(self.lease_dir / facts.lease_name(disk))
