@@ -41,8 +41,7 @@ class KernelTimer:
 
     def arm(self, instant: float) -> None:
         """SIGKILL this process at `instant` of CLOCK_BOOTTIME; 0 disarms."""
-        seconds = int(instant)
-        spec = _TimerSpec(0, 0, seconds, int((instant - seconds) * 1e9))
+        spec = _TimerSpec(0, 0, int(instant), int(instant % 1 * 1e9))
         self._call("timer_settime", self._id, _TIMER_ABSTIME, spec, None)
 
     def _call(self, name: str, *arguments: object) -> None:
@@ -66,9 +65,10 @@ class Deadline:
     def prove(self) -> None:
         """Renew once and move the deadline; raises LockError when nothing of use was proven."""
         instant = self._plugin.renew() + self._plugin.PROOF_TERM_S
-        if (left_s := instant - now()) <= SOFT_MARGIN_S:  # the timer would end us without a word
-            reason = f"the last proof is good for {max(0, left_s):.1f} s more, too short a time"
-            raise LockError("arm", "the deadline", reason, "does the lock manager renew?")
+        if instant <= now() + SOFT_MARGIN_S:  # the timer would end us without a word
+            raise LockError(
+                "arm", "the deadline", "the last proof is too old", "does anybody renew?"
+            )
         self.instant = instant
         self._timer.arm(self.instant)
         self._loop.post(self._watch)
@@ -99,11 +99,10 @@ class Deadline:
             pause.acquire(timeout=self._plugin.RENEW_EVERY_S)
             try:
                 self.prove()
-            except LeaseLostError as error:
-                self._last_doubt = str(error)
-                self._loop.post(lambda: self._lost(self._last_doubt))
-                return
             except LockError as error:
                 self._last_doubt = str(error)
+                if isinstance(error, LeaseLostError):
+                    self._loop.post(lambda: self._lost(self._last_doubt))
+                    return
             if self._disarmed:
                 self._timer.arm(0)
