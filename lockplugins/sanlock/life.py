@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from lockplugins.sanlock.status import Membership
 
 _IO_TIMEOUTS = 8
+_SOON_IO_TIMEOUTS = 2
 _LOOK_MS = 200
 
 
@@ -63,16 +64,19 @@ class Life:
         self._joined[joined.name] = joined.number
 
     def begin(self) -> None:
-        """Return when something is proven that is not over yet; raises LockError.
+        """Return when something is proven that is not over soon; raises LockError.
 
-        That is at once, unless the host has slept since it booted: then at the next renewal.
+        That is at once, unless the host has slept since it booted (then at the
+        next renewal), or sanlock does not renew.
         """
-        deadline = time.monotonic() + max(map(term_s, self.check()))
-        while self._end(self.check()) < time.clock_gettime(time.CLOCK_BOOTTIME):
+        found = self.check()
+        margin = _SOON_IO_TIMEOUTS * max(joined.io_timeout_s for joined in found)
+        deadline = time.monotonic() + max(map(term_s, found))
+        while self._end(found) < time.clock_gettime(time.CLOCK_BOOTTIME) + margin:
             if time.monotonic() > deadline:
-                why = "sanlock has not renewed it since the host last slept"
-                raise LockError("use", f"lockspaces {' '.join(self._joined)}", why)
+                raise self._unrenewed(found)
             select.poll().poll(_LOOK_MS)
+            found = self.check()
 
     def end(self) -> float:
         """Return until when all is proven, in s of CLOCK_BOOTTIME; raises LockError.
@@ -82,12 +86,16 @@ class Life:
         found = self.check()
         end = self._end(found)
         if end <= self._proven:
-            oldest = min(found, key=lambda joined: joined.renewed)
-            age = time.monotonic() - oldest.renewed
-            name = f"host_id {oldest.host_id} in lockspace {oldest.name}"
-            raise LockError("renew", name, f"sanlock last did so {age:.1f} s ago{_how(oldest)}")
+            raise self._unrenewed(found)
         self._proven = end
         return end
+
+    @staticmethod
+    def _unrenewed(found: list[Membership]) -> LockError:
+        oldest = min(found, key=lambda joined: joined.renewed)
+        age = time.monotonic() - oldest.renewed
+        name = f"host_id {oldest.host_id} in lockspace {oldest.name}"
+        return LockError("renew", name, f"sanlock last did so {age:.1f} s ago{_how(oldest)}")
 
     def _end(self, found: list[Membership]) -> float:
         monotonic = time.monotonic()
