@@ -37,15 +37,16 @@ _APART = ("setsid", "--fork")
 
 
 class NotStartedError(LockError):
-    """The guard refused, or has died; its own words where it had any."""
+    """The guard refused, or has died; its own words where it had any are the `reason`."""
 
     def __init__(self, code: int, text: str) -> None:
         super().__init__("", "", "")
+        self.args = code, text  # what it is made of anew, in another process
         self.exit_code = code or exitcodes.FAILED
-        self._text = text
+        self.reason = text
 
     def __str__(self) -> str:
-        return self._text
+        return self.reason
 
 
 class HeldElsewhereError(NotStartedError, LeaseHeldError):

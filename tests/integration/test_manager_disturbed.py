@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import socket
 import threading
@@ -78,8 +79,11 @@ def test_refused_a_manager_can_be_used_again(daemon: Daemon, disk: str) -> None:
     with made(daemon, disk, None) as holder, made(daemon, disk) as manager:
         holder.acquire_object(IDLE)
         for _ in range(ROUNDS):
-            with pytest.raises(LeaseHeldError, match="held by guest web1"):
+            with pytest.raises(LeaseHeldError, match="held by guest web1") as refused:
                 manager.acquire_object(IDLE)
+        again = pickle.loads(pickle.dumps(refused.value))  # noqa: S301 - our own
+        assert (str(again), again.exit_code) == (str(refused.value), 110)
+        assert "held by guest web1" in again.reason
         holder.free()
         assert manager.acquire_object(IDLE)
         assert proclocks.bytes_locked(disk) == HELD
