@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Self
 from tests.support import sources, waiting
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from types import TracebackType
 
 DEADLINE_S = 30
@@ -39,15 +40,21 @@ class Won:
 
 
 class Contender:
-    """A process that spins on locks of `paths` until it has all of them; a context."""
+    """A process that spins on locks of `paths` until it has all of them; a context.
 
-    def __init__(self, guest_pid: int, *paths: str, kind: str = "ofd") -> None:
+    `env` is what it needs in its environment for locks of its kind.
+    """
+
+    def __init__(
+        self, guest_pid: int, *paths: str, kind: str = "ofd", env: Mapping[str, str] | None = None
+    ) -> None:
         self._count = len(paths)
         self._buffer = b""
         self._process = subprocess.Popen(
             [_PYTHON, "-I", "-S", _PROGRAM, kind, str(guest_pid), *paths],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
+            env=os.environ | (env or {}),
         )
         line = self._line(DEADLINE_S)
         assert line == "spinning", f"the contender got a lease at its first try: {line}"

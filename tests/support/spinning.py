@@ -1,14 +1,16 @@
 """Who gets a lease first, and was the guest still alive when he got it? A program of its own.
 
 spinning.py KIND GUEST_PID PATH…: tries a write lock on byte 0 of each file (KIND ofd) or on the
-whole file (KIND flock) without pause; a line of JSON for each one won. At that very moment it
-looks at every thread of the guest. One is alive that may ever again run an instruction (the
-kernel has not set PF_EXITING) or has its files open, and so I/O on the way. Judges by that
-alone. Runs under `python -I -S`.
+whole file (KIND flock), or sanlock's lease LOCKSPACE:NAME:PATH (KIND sanlock), without pause; a
+line of JSON for each one won. At that very moment it looks at every thread of the guest. One is
+alive that may ever again run an instruction (the kernel has not set PF_EXITING) or has its files
+open, and so I/O on the way. Judges by that alone. Runs under `python -I -S`.
 """
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import fcntl
 import json
 import os
@@ -17,7 +19,15 @@ import struct
 import sys
 import time
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 _FLOCK = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0)
+# struct sanlk_resource with its struct sanlk_disk, and a flag of sanlock_acquire: sanlock_admin.h,
+# sanlock_resource.h.
+_SANLK_RESOURCE = struct.Struct("48s48sQQ4I1024sQ2I")
+_OWNER_NOWAIT = 0x8
 _PF_EXITING = 0x4  # include/linux/sched.h
 _DEAD_STATES = (b"Z", b"X")
 
@@ -75,29 +85,59 @@ def _alive(stat_fd: int, files_fd: int) -> str | None:
     return f"{tid} with {len(files)} open files" if files else None
 
 
-def _won(kind: str, fd: int) -> bool:
-    try:
-        if kind == "flock":
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        else:
-            fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK)
-    except BlockingIOError:
-        return False
-    return True
+def _lock(kind: str, path: str) -> Callable[[], bool]:
+    """Return what tries to lock a file."""
+    fd = os.open(path, os.O_RDWR)
+
+    def won() -> bool:
+        try:
+            if kind == "flock":
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            else:
+                fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK)
+        except BlockingIOError:
+            return False
+        return True
+
+    return won
+
+
+def _sanlock() -> Callable[[str], Callable[[], bool]]:
+    """Register this process; return what makes a try of a lease's name."""
+    library = ctypes.CDLL("libsanlock_client.so.1")
+    connection = library.sanlock_register()
+    assert connection >= 0, f"sanlock_register: {connection}"
+
+    def lease(name: str) -> Callable[[], bool]:
+        lockspace, resource, path = (word.encode() for word in name.split(":"))
+        data = ctypes.create_string_buffer(
+            _SANLK_RESOURCE.pack(lockspace, resource, 0, 0, 0, 0, 0, 1, path, 0, 0, 0)
+        )
+        resources = (ctypes.c_void_p * 1)(ctypes.addressof(data))
+
+        def won() -> bool:
+            code = library.sanlock_acquire(connection, -1, _OWNER_NOWAIT, 1, resources, None)
+            assert code in (0, -errno.EEXIST, -errno.EAGAIN), f"sanlock_acquire: {code}, {data!r}"
+            return bool(code == 0)
+
+        return won
+
+    return lease
 
 
 def main(kind: str, guest_pid: int, paths: list[str]) -> None:
     threads = Threads(guest_pid)
-    wanted = {path: os.open(path, os.O_RDWR) for path in paths}
+    lease = _sanlock() if kind == "sanlock" else lambda path: _lock(kind, path)
+    wanted = {path: lease(path) for path in paths}
     said = False
     while wanted:
-        for path, fd in list(wanted.items()):
-            if not _won(kind, fd):
+        for path, won in list(wanted.items()):
+            if not won():
                 continue
             at = time.monotonic()
             alive = threads.alive()
-            won = {"path": path, "at": at, "alive": alive, "gone": threads.are_gone()}
-            os.write(1, json.dumps(won).encode() + b"\n")
+            found = {"path": path, "at": at, "alive": alive, "gone": threads.are_gone()}
+            os.write(1, json.dumps(found).encode() + b"\n")
             del wanted[path]
         if not said:
             os.write(1, b"spinning\n")
