@@ -208,7 +208,8 @@ class Composite(Plugin):
 
     def release(self, lease: "Lease") -> None:
         self._issuer_of(lease).release(lease)
-        del self._issuer[lease]
+        if lease.generation is None:  # else it may come back
+            del self._issuer[lease]
 
     def reacquire(self, lease: "Lease") -> None:
         self._issuer_of(lease).reacquire(lease)

@@ -22,7 +22,6 @@ FILE_VARIABLE = "LOCK_SUPERVISOR_CONFIG"
 RUNTIME_DIR_VARIABLE = "LOCK_SUPERVISOR_RUNTIME_DIR"
 
 _POWEROFF = "poweroff"
-_PAUSE = "pause"
 _DIRECTORY = "_dir"  # a plugin's key that ends so names a directory
 
 
@@ -170,8 +169,6 @@ def on_lockfailure(where: str, key: str, value: object) -> str:
     from supervisor.spec import OnLockFailure
 
     allowed = (*OnLockFailure.ALL, _POWEROFF)
-    if value == _PAUSE:
-        raise wrong(where, f"{key} = {value}", "pausing is not available", " ".join(allowed))
     chosen = _one_of(where, key, value, allowed)
     return OnLockFailure.KILL if chosen == _POWEROFF else chosen
 

@@ -68,7 +68,8 @@ def process_pause(domain: str | Domain, *, runtime_dir: str | None = None) -> st
     """Have the guest stand still; returns the state that `process_resume` wants.
 
     A line of printable ASCII. It ends in `leases-kept` where the leases stay
-    held, as under every plugin without generations; the others refuse.
+    held, as under every plugin without generations; else it names those that
+    are given up, with their generations (docs/parking.md).
     """
     return str(_ask(domain, runtime_dir, "pause-guest", {})["state"])
 
@@ -76,7 +77,8 @@ def process_pause(domain: str | Domain, *, runtime_dir: str | None = None) -> st
 def process_resume(domain: str | Domain, state: str, *, runtime_dir: str | None = None) -> bool:
     """Have the guest go on, if `state` is that of the pause which it is in.
 
-    Refused if anyone else held a lease in between: where they are kept, nobody can have.
+    LeaseLostError: somebody else had one of its leases in between, and the guest is ended.
+    Other errors leave it as it was.
     """
     _ask(domain, runtime_dir, "resume-guest", {"state": given.text("state", state)})
     return True

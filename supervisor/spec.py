@@ -33,7 +33,8 @@ class OnLockFailure:
     """What happens to a guest whose lease is lost."""
 
     KILL = "kill"
-    ALL = (KILL,)
+    PAUSE = "pause"  # parked instead, where it can be (docs/parking.md)
+    ALL = (KILL, PAUSE)
 
 
 class Key:
@@ -94,6 +95,11 @@ class GuestSpec:
         self.stop_timeout_s = 10.0
         self.ready_fd: int | None = None
         self.handshake_fd: int | None = None
+
+    @property
+    def parks(self) -> bool:
+        """Is a guest that loses its leases to be parked, if it can be?"""
+        return self.on_lockfailure == OnLockFailure.PAUSE
 
 
 def is_qemu(command: str) -> bool:

@@ -11,7 +11,7 @@ import os
 
 from lockplugins import loading, registry
 from lockplugins.contract import Capability, ConfigError, LockError, Mode, Resource, shown
-from supervisor import config
+from supervisor import config, parkable
 from supervisor.discovery import disks, domain_xml, lockd
 from supervisor.spec import NAME_BYTES, GuestSpec, check_name, check_uuid, parse_lease
 
@@ -105,6 +105,8 @@ def build(given: Given) -> GuestSpec:
         )
     spec.containment = given["containment"] or settings.containment or spec.containment
     spec.monitor = not given["no_monitor"]
+    if spec.parks:
+        parkable.check(spec, given["command"], plugins)
     for timeout in (settings.stop_timeout, given["stop_timeout"]):
         spec.stop_timeout_s = spec.stop_timeout_s if timeout is None else timeout
     spec.ready_fd, spec.handshake_fd = given["ready_fd"], given["handshake_fd"]

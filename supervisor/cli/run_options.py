@@ -77,9 +77,10 @@ _OPTIONS: tuple[Decorator, ...] = (
     ),
     click.option(
         "--on-lockfailure",
-        metavar="kill",
+        metavar="kill|pause",
         shell_complete=candidates.on_lockfailure,
-        help="What happens to the guest when a lease is lost (default kill).",
+        help="What happens to the guest when a lease is lost (default kill); pause: it stands "
+        "still until its leases are back, if nobody had them meanwhile; see docs/parking.md.",
     ),
     click.option(
         "--containment",

@@ -5,7 +5,8 @@ Before that its guest may not run. It must not know how leases are handed over.
 
 from __future__ import annotations
 
-from lockplugins.contract import ConfigError, LeaseHeldError, LockError
+from lockplugins.contract import LeaseHeldError, LockError
+from supervisor.guard.leasing import seconds
 from supervisor.guard.lifecycle import Event, State
 from supervisor.guard.loop import now
 from supervisor.qmp.status import enable, look
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 LATE_ACTIVATION = "late-block-activate"
 PATIENCE_S = 10.0  # for the source to hand over, unless the client says otherwise
 RETRY_S = 0.01
-LONGEST_S = 1e9
 _TOO_LATE, _ENDS_IT = "it is the owner by now", "stop it, or kill it"
 
 
@@ -53,7 +53,7 @@ class Arrival:
     def complete(self, arguments: Arguments, done: Done) -> None:
         """Destination: be the owner, as soon as the source has handed over."""
         cookie = self._migration.nonce_and_told(arguments.get("cookie"))
-        deadline = now() + _seconds(arguments.get("timeout_s", PATIENCE_S))
+        deadline = now() + seconds("migrate", arguments.get("timeout_s", PATIENCE_S))
 
         def answer(error: LockError | None) -> None:
             self._awaited = None
@@ -157,9 +157,3 @@ class Awaited:
         if self._cancelled is not None:
             then, late = self._cancelled
             (late if error is None else then)()
-
-
-def _seconds(given: object) -> float:
-    if isinstance(given, bool) or not isinstance(given, int | float) or given < 0:
-        raise ConfigError("migrate", "the guest", "timeout_s is not a number of seconds")
-    return min(float(given), LONGEST_S)

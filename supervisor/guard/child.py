@@ -23,7 +23,8 @@ class Child:
     `end_pidfd` is readable when nothing of the guest runs any more. Under
     pidns it is that of init, whose process is `first_pid` and whose reports of
     what it reaped come over `init_report`, readable at `report_fd`; `pidfd` is the guest's own.
-    `status` is the exit status as a shell counts it, valid after `reap`.
+    `status` is the exit status as a shell counts it, valid after `reap`. `on_stir` hears from init
+    that a process of the guest was stopped, or continued.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class Child:
         self._init_report = init_report
         self.report_fd = None if init_report is None else init_report.fileno()
         self._followed_pid = LAUNCHED_PID
+        self.on_stir = _ignore
 
     def follow(self, pid: int) -> None:
         """Take `pid`, alive and not reaped, for the guest from now on."""
@@ -57,13 +59,19 @@ class Child:
             self.status = _as_shell_counts(ended.si_code, ended.si_status)
 
     def read_init_report(self) -> tuple[int, int] | None:
-        """Return (pid in the namespace, status) of a process that init reaped, None at the end."""
+        """Return (pid in the namespace, status) of a process that init reaped, None at the end.
+
+        A pid of 0: of one that was stopped or continued.
+        """
         if self._init_report is None:
             return None
         data = self._init_report.recv(_REPORT_BYTES)
         if not data:
             return None
         pid, code, status = (int(number) for number in data.split())
+        if code in (posix.CLD_STOPPED, posix.CLD_CONTINUED):
+            self.on_stir(code)
+            return 0, 0
         counted = _as_shell_counts(code, status)
         if pid == self._followed_pid:
             self.status = counted
@@ -86,6 +94,10 @@ class Child:
             except (KeyError, ProcessLookupError):
                 continue  # gone meanwhile
         return None
+
+
+def _ignore(code: int) -> None:
+    """Whoever stops and continues a guest that is not parked may do so."""
 
 
 def _as_shell_counts(code: int, status: int) -> int:

@@ -7,7 +7,7 @@ the jobs thread is. It must not know how messages travel.
 
 from lockplugins.contract import ConfigError, LockError
 from supervisor.guard import guarantee
-from supervisor.guard.leasing import ArgumentError, Leasing, WrongStateError
+from supervisor.guard.leasing import Leasing, WrongStateError, seconds
 from supervisor.guard.lifecycle import PUBLIC_STATE, State
 from supervisor.guard.loop import now
 from supervisor.qmp.images import OpenImages
@@ -35,10 +35,11 @@ COMMANDS = (
     *_LATE, "stop-guest",
 )  # fmt: skip
 POWER_BUTTON_S = 2.0
-LONGEST_S = 1e9  # thirty years are for ever
+_PARKED = (State.PARKED, State.UNLEASED)
 _NOT_THE_OWNER = {
     State.INCOMING: "the guest holds its place and awaits the migration's end: run before, it ends",
     State.MIGRATED: "the guest has stopped for its destination: run before a cancel, it ends",
+    State.UNLEASED: "the guest stands still without its leases: run before they are back, it ends",
 }
 
 
@@ -61,7 +62,6 @@ class Commands:
         self._images = OpenImages(self._monitor, supervisor.loop, supervisor.jobs.apart)
         leasing = Leasing(supervisor, self._images)
         self._acquire_resource, self._release_resource = leasing.acquire, leasing.release
-        self._parking: Parking | None = None
         self._step = ""
 
     def run(self, command: str, arguments: "Arguments", done: "Done") -> None:
@@ -121,8 +121,8 @@ class Commands:
         if _LATE[command] == "parking":
             from supervisor.guard.parking import Parking
 
-            self._parking = self._parking or Parking(self._supervisor)
-            return self._parking
+            self._supervisor.parking = self._supervisor.parking or Parking(self._supervisor)
+            return self._supervisor.parking
         from supervisor.guard.migrating import Migration
 
         self._supervisor.migration = self._supervisor.migration or Migration(self._supervisor)
@@ -144,6 +144,9 @@ class Commands:
 
     def _query_status(self, _arguments: "Arguments", done: "Done") -> None:
         supervisor, mode = self._supervisor, self._supervisor.record.mode
+        if supervisor.state == State.UNLEASED:  # nobody would answer
+            done(self._status([], ""))
+            return
         pid, inode = supervisor.child.pid, supervisor.prepared.carrier.inode()
         self._images.survey(
             [lease.resource for lease in supervisor.leases],
@@ -153,30 +156,30 @@ class Commands:
 
     def _status(self, unleased: list[str], doubt: str) -> dict[str, object]:
         supervisor, record = self._supervisor, self._supervisor.record
-        deadline, is_parked = supervisor.deadline, supervisor.state == State.PARKED
+        parking = supervisor.parking if supervisor.state in _PARKED else None
+        until = float("inf") if supervisor.deadline is None else supervisor.deadline.instant
         return {
             **record.summary(supervisor.child.pid, supervisor.leases),
             "state": PUBLIC_STATE[supervisor.state],
             "guarantee": _NOT_THE_OWNER.get(supervisor.state, "")
             or guarantee.words(record.mode, doubt, unleased),
-            "deadline_s": None if deadline is None else round(deadline.instant - now(), 3),
+            "deadline_s": None if until == float("inf") else round(until - now(), 3),
             "unleased": unleased,
-            "parked": self._parking.state if self._parking and is_parked else None,
+            "parked": None if parking is None else parking.state,
         }
 
     def _stop_guest(self, arguments: "Arguments", done: "Done") -> None:
         given = arguments.get("timeout_s", self._supervisor.spec.stop_timeout_s)
-        if isinstance(given, bool) or not isinstance(given, int | float | None) or (given or 0) < 0:
-            raise ArgumentError("stop", "guest", "timeout_s is not a number of seconds, or null")
-        timeout_s = float("inf") if given is None or given > LONGEST_S else float(given)
+        timeout_s = float("inf") if given is None else seconds("stop", given)
         supervisor = self._supervisor
 
         def pressed(_result: object, reason: str | None) -> None:
             supervisor.ask_to_stop(timeout_s, press_only=reason is None)
             via = "power button" if reason is None else "SIGTERM"
+            via = "SIGKILL, as it may not run" if supervisor.state == State.FENCING else via
             done({"via": via, "timeout_s": None if timeout_s == float("inf") else timeout_s})
 
-        if self._monitor is None or supervisor.state == State.PARKED:
+        if self._monitor is None or supervisor.state in _PARKED:
             pressed(None, "nobody would see the button")
             return
         self._monitor.execute("system_powerdown", {}, pressed, min(POWER_BUTTON_S, timeout_s))

@@ -1,10 +1,10 @@
 """Until when may the guest run on the last proof? Renewal, and the kernel's own timer.
 
 Imported only for plugins whose leases expire. A proof counts from the moment
-it was sent. One second before the deadline the main thread fences the guest;
-if it cannot, the kernel sends SIGKILL to the guard, and so to the guest, also
-when the guard is stopped, spinning, or swapped out. It must not know how a
-proof is made.
+it was sent. `margin_s` before the deadline the main thread fences the guest, or
+has it parked; if it cannot, the kernel sends SIGKILL to the guard, and so to
+the guest, also when the guard is stopped, spinning, or swapped out. It must not
+know how a proof is made.
 """
 
 import _thread
@@ -39,6 +39,9 @@ class KernelTimer:
         event = _SigEvent(0, 0, SIGKILL)
         self._call("timer_create", _CLOCK_BOOTTIME, event, ctypes.byref(self._id))
 
+    def __del__(self) -> None:
+        self._libc.timer_delete(self._id)
+
     def arm(self, instant: float) -> None:
         """SIGKILL this process at `instant` of CLOCK_BOOTTIME; 0 disarms."""
         spec = _TimerSpec(0, 0, int(instant), int(instant % 1 * 1e9))
@@ -56,53 +59,57 @@ class Deadline:
     def __init__(self, plugin: "Plugin", loop: "Loop", lost: "Callable[[str], None]") -> None:
         self._plugin = plugin
         self._loop = loop
-        self._lost = lost
+        self.lost = lost
+        self.margin_s = SOFT_MARGIN_S
         self._timer = KernelTimer()
-        self._disarmed = False
+        self._pause = _thread.allocate_lock()
+        self._disarmed = self.renewing = False
         self._last_doubt = "no answer"
         self.instant = 0.0
 
     def prove(self) -> None:
         """Renew once and move the deadline; raises LockError when nothing of use was proven."""
         instant = self._plugin.renew() + self._plugin.PROOF_TERM_S
-        if instant <= now() + SOFT_MARGIN_S:  # the timer would end us without a word
+        if instant <= now() + self.margin_s:  # the timer would end us without a word
             raise LockError(
                 "arm", "the deadline", "the last proof is too old", "does anybody renew?"
             )
         self.instant = instant
-        self._timer.arm(self.instant)
-        self._loop.post(self._watch)
+        self._timer.arm(instant)
+        self._loop.post(self.watch)
 
     def start(self) -> None:
-        """Renew from now on, on a thread of its own."""
+        """Renew from now on, on a thread of its own, `renewing` until that has ended."""
+        self.renewing = self._pause.acquire()
         _thread.start_new_thread(self._renew, ())
 
     def disarm(self) -> None:
-        """The guest has got its SIGKILL: our own death would add nothing."""
+        """Renew no more: the guest has got its SIGKILL, or stands still without its leases."""
         self._disarmed = True
+        if self._pause.locked():
+            self._pause.release()
         self._loop.cancel("deadline")
         self._timer.arm(0)
 
-    def _watch(self) -> None:
+    def watch(self) -> None:
+        """See to it that `lost` is called in time."""
         if not self._disarmed:
-            self._loop.at("deadline", self.instant - SOFT_MARGIN_S, self._passed)
+            self._loop.at("deadline", self.instant - self.margin_s, self._passed)
 
     def _passed(self) -> None:
         age = now() - self.instant + self._plugin.PROOF_TERM_S
         bound = self._plugin.PROOF_TERM_S
-        self._lost(f"{self._last_doubt}; last proof {age:.1f} s ago, bound {bound:g} s")
+        self.lost(f"{self._last_doubt}; last proof {age:.1f} s ago, bound {bound:g} s")
 
     def _renew(self) -> None:
-        pause = _thread.allocate_lock()
-        pause.acquire()
-        while not self._disarmed:
-            pause.acquire(timeout=self._plugin.RENEW_EVERY_S)
+        while not self._pause.acquire(timeout=self._plugin.RENEW_EVERY_S):  # else disarmed
             try:
                 self.prove()
             except LockError as error:
                 self._last_doubt = str(error)
                 if isinstance(error, LeaseLostError):
-                    self._loop.post(lambda: self._lost(self._last_doubt))
-                    return
+                    self._loop.post(lambda: self.lost(self._last_doubt))
+                    break
             if self._disarmed:
                 self._timer.arm(0)
+        self.renewing = False

@@ -12,7 +12,7 @@ import os
 from lockplugins.contract import ConfigError
 from lockplugins.handover import Handover
 from supervisor.guard.lifecycle import Event, State
-from supervisor.qmp.status import enable, look
+from supervisor.qmp.status import OVER, enable, look
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,9 +22,8 @@ if TYPE_CHECKING:
 EVENTS = "events"
 LEAVING = (State.MIGRATING_OUT, State.MIGRATED)
 GOING_S = 1.0  # for a destination that has given up: its supervisor ends after it has said so
-# QEMU's words (qapi/run-state.json, qapi/migration.json).
+# QEMU's words (qapi/run-state.json).
 _MAY_LEAVE = ("running", "paused", "prelaunch", "suspended")
-_OVER = ("", "none", "completed", "failed", "cancelled")
 
 
 class Departure:
@@ -58,7 +57,7 @@ class Departure:
             self._migration.refuse(done, why, "nothing was touched")
 
         def looked(status: str, migration: str) -> None:
-            if status not in _MAY_LEAVE or migration not in _OVER:
+            if status not in _MAY_LEAVE or migration not in OVER:
                 failed(f"QEMU is {status}, its last migration {migration or 'none'}")
             else:
                 self._supervisor.jobs.submit(
@@ -101,7 +100,7 @@ class Departure:
         """Source: own again, and run again, if the destination has given up."""
 
         def looked(_status: str, migration: str) -> None:
-            if migration not in _OVER:
+            if migration not in OVER:
                 self._migration.refuse(
                     done, f"its migration is {migration}", "migrate_cancel it first"
                 )

@@ -224,9 +224,9 @@ def _be_init(launch: Launch, report: _socket.socket) -> "NoReturn":
         if launch.register:
             pass_on_sigterm()  # by which a lock manager asks for the guest's end
         while True:
-            ended = posix.waitid(posix.P_ALL, 0, posix.WEXITED)
-            if ended is not None:
-                report.send(f"{ended.si_pid} {ended.si_code} {ended.si_status}".encode())
+            news = posix.waitid(posix.P_ALL, 0, posix.WEXITED | posix.WSTOPPED | posix.WCONTINUED)
+            if news is not None:
+                report.send(f"{news.si_pid} {news.si_code} {news.si_status}".encode())
     except ChildProcessError:
         posix._exit(exitcodes.OK)
     finally:

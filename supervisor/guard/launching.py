@@ -71,6 +71,9 @@ class Launching:
         plugin.open(guest)
         if self._prepared.launch.register:
             self._register(guest)
+        if spec.parks and plugin.PROOF_TERM_S:
+            # In memory before the guest runs: what is lost may be the disk that it is on.
+            __import__("supervisor.guard.parking")
         spec.resources = registry.claims(plugin, spec.uuid, spec.resources)
         try:
             wait_until = now() + spec.wait_s if spec.wait_s else None

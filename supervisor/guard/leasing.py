@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from supervisor.qmp.images import OpenImages
     from supervisor.qmp.server import Arguments, Done
 
+LONGEST_S = 1e9  # thirty years are for ever
 _ACQUIRED = "RESOURCE_ACQUIRED"
 _CLAIM = attrgetter("type", "path", "lockspace", "key", "offset_bytes")
 _RUNS = (State.LAUNCHING, State.RUNNING, State.PARKED, State.STOPPING)
@@ -156,6 +157,13 @@ class Leasing:
         if not (leases := self._on(wanted)):
             raise NoSuchLeaseError("detach", _called(wanted), "the guest has no lease on it")
         return leases
+
+
+def seconds(verb: str, given: object) -> float:
+    """Return a time that a client has given; raises ArgumentError."""
+    if isinstance(given, bool) or not isinstance(given, int | float) or given < 0:
+        raise ArgumentError(verb, "the guest", "timeout_s is not a number of seconds")
+    return float(given) if given < LONGEST_S else float("inf")
 
 
 def _called(resource: Resource) -> str:

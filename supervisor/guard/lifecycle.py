@@ -14,6 +14,8 @@ class State:
     RUNNING = "running"
     INCOMING = "incoming"  # a migration's destination, not yet the owner of its disks
     PARKED = "parked"  # stopped at a client's request, its leases held
+    PARKING = "parking"  # being brought to a standstill, so that its leases can be given up
+    UNLEASED = "unleased"  # it stands still, its leases given up: it may not run
     MIGRATING_OUT = "migrating-out"  # a migration is prepared; still the owner
     MIGRATED = "migrated"  # stopped for good, unless cancelled; the destination may be the owner
     STOPPING = "stopping"  # asked to end, the stop timer runs
@@ -21,8 +23,8 @@ class State:
     RELEASING = "releasing"  # proven dead
     ENDED = "ended"
     ALL = (
-        ACQUIRING, ACQUIRED, LAUNCHING, RUNNING, INCOMING, PARKED, MIGRATING_OUT, MIGRATED,
-        STOPPING, FENCING, RELEASING, ENDED,
+        ACQUIRING, ACQUIRED, LAUNCHING, RUNNING, INCOMING, PARKED, PARKING, UNLEASED,
+        MIGRATING_OUT, MIGRATED, STOPPING, FENCING, RELEASING, ENDED,
     )  # fmt: skip
 
 
@@ -33,8 +35,9 @@ class Event:
     GO = "go"  # the launcher agrees
     RECEIVING = "receiving"  # a migration's destination executes
     UP = "up"  # the guest executes; a destination: and is watched
-    PARKED = "parked"  # QEMU says that the guest has stopped, as a client has asked
-    RESUMED = "resumed"  # somebody has it run again
+    PARKED = "parked"  # QEMU says that it has stopped, or the kernel that it stands still
+    PARKING = "parking"  # its leases are lost, or to be given up, and it can stand still meanwhile
+    RESUMED = "resumed"  # somebody has it run again, or its leases are back
     PREPARED = "prepared"  # a client means to migrate the guest
     HANDED = "handed"  # it has stopped for good, and its leases can be the destination's
     CANCELLED = "cancelled"  # the source owns again, or the destination gives up
@@ -47,8 +50,8 @@ class Event:
     DEAD = "dead"  # the kernel says so: a readable pidfd
     RELEASED = "released"
     ALL = (
-        LEASED, GO, RECEIVING, UP, PARKED, RESUMED, PREPARED, HANDED, CANCELLED, ARRIVED, AWAY,
-        FAILED, STOP, INSIST, LOST, DEAD, RELEASED,
+        LEASED, GO, RECEIVING, UP, PARKED, PARKING, RESUMED, PREPARED, HANDED, CANCELLED,
+        ARRIVED, AWAY, FAILED, STOP, INSIST, LOST, DEAD, RELEASED,
     )  # fmt: skip
 
 
@@ -75,13 +78,14 @@ def _row(state: str, moves: dict[str, tuple[str, str]]) -> dict[tuple[str, str],
 _FENCED = (State.FENCING, Action.FENCE)
 _DEAD = (State.RELEASING, Action.RELEASE)
 _ALWAYS = {Event.FAILED: _FENCED, Event.LOST: _FENCED, Event.DEAD: _DEAD}
-_BEFORE_GO = _ALWAYS | {Event.STOP: _FENCED}
+_AT_ONCE = _ALWAYS | {Event.STOP: _FENCED}
 _AFTER_GO = _ALWAYS | {Event.STOP: (State.STOPPING, Action.TIME_STOP)}
+_BACK = {Event.RESUMED: (State.RUNNING, Action.NOTHING)}
 _LEAVING = _AFTER_GO | {Event.CANCELLED: (State.RUNNING, Action.NOTHING), Event.AWAY: _FENCED}
 
 TABLE: dict[tuple[str, str], tuple[str, str]] = (
-    _row(State.ACQUIRING, _BEFORE_GO | {Event.LEASED: (State.ACQUIRED, Action.OFFER)})
-    | _row(State.ACQUIRED, _BEFORE_GO | {Event.GO: (State.LAUNCHING, Action.LAUNCH)})
+    _row(State.ACQUIRING, _AT_ONCE | {Event.LEASED: (State.ACQUIRED, Action.OFFER)})
+    | _row(State.ACQUIRED, _AT_ONCE | {Event.GO: (State.LAUNCHING, Action.LAUNCH)})
     | _row(
         State.LAUNCHING,
         _AFTER_GO
@@ -95,10 +99,13 @@ TABLE: dict[tuple[str, str], tuple[str, str]] = (
         _AFTER_GO
         | {
             Event.PARKED: (State.PARKED, Action.NOTHING),
+            Event.PARKING: (State.PARKING, Action.NOTHING),
             Event.PREPARED: (State.MIGRATING_OUT, Action.NOTHING),
         },
     )
-    | _row(State.PARKED, _AFTER_GO | {Event.RESUMED: (State.RUNNING, Action.NOTHING)})
+    | _row(State.PARKED, _AFTER_GO | _BACK)
+    | _row(State.PARKING, _AT_ONCE | _BACK | {Event.PARKED: (State.UNLEASED, Action.NOTHING)})
+    | _row(State.UNLEASED, _AT_ONCE | _BACK)
     | _row(
         State.INCOMING,
         _AFTER_GO
@@ -127,6 +134,8 @@ TABLE: dict[tuple[str, str], tuple[str, str]] = (
 # What clients see (cli.md's words), where it is not the state's own name.
 PUBLIC_STATE = {state: state for state in State.ALL} | {
     State.LAUNCHING: State.ACQUIRED,
+    State.PARKING: State.RUNNING,
+    State.UNLEASED: State.PARKED,
     State.FENCING: State.STOPPING,
     State.RELEASING: State.STOPPING,
     State.ENDED: State.STOPPING,

@@ -43,7 +43,7 @@ class Prepared:
             _check_receives(spec, argv)
         self.command = argv[0]
         self.daemonizes = containment.daemonizes(argv)
-        self._monitor_fd: int | None = None
+        self.monitor_fd: int | None = None
         self._monitor: Monitor | None = None
         self.dir = GuardDir.claim(spec.runtime_dir, spec.uuid)
         try:
@@ -72,7 +72,7 @@ class Prepared:
         that -nographic puts on the terminal (QEMU's default_monitor).
         """
         ours, guests = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM)
-        self._monitor_fd = shelf.lift(ours.detach())
+        self.monitor_fd = shelf.lift(ours.detach())
         fd = shelf.lift(guests.detach())
         self.dir.publish(MONITOR, CHARDEV.format(fd=fd) + MON)
         argv += ["-readconfig", f"{self.dir.path}/{MONITOR}"]
@@ -83,10 +83,10 @@ class Prepared:
 
         None without one. For parts that are loaded late, and its module with them.
         """
-        if self._monitor is None and self._monitor_fd is not None:
+        if self._monitor is None and self.monitor_fd is not None:
             from supervisor.qmp.monitor import Monitor
 
-            self._monitor = Monitor(self._monitor_fd, loop)
+            self._monitor = Monitor(self.monitor_fd, loop)
         return self._monitor
 
 

@@ -8,7 +8,7 @@ afterwards only polls (README, D3). It must not know any lock manager.
 import gc
 import posix
 
-from lockplugins.contract import LeaseHeldError, LeaseLostError, LockError, Plugin
+from lockplugins.contract import LeaseHeldError, LeaseLostError, LeaseState, LockError, Plugin
 from supervisor import exitcodes
 from supervisor.guard import announce
 from supervisor.guard.jobs import Jobs
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from lockplugins.contract import Lease, Resource
     from supervisor.guard.deadline import Deadline
     from supervisor.guard.migrating import Migration
+    from supervisor.guard.parking import Parking
     from supervisor.guard.prepare import Prepared
     from supervisor.guard.signals import Signals
     from supervisor.spec import GuestSpec
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 UNKILLABLE_S = 30.0
 RELEASE_BOUND_S = 10.0
 RETRY_S = 1.0
-_BEFORE_GO = (State.ACQUIRING, State.ACQUIRED)
+_MAY_NOT_RUN = (State.ACQUIRING, State.ACQUIRED, State.PARKING, State.UNLEASED)
 
 
 class Supervisor:
@@ -54,7 +55,9 @@ class Supervisor:
         self.deadline: Deadline | None = None
         self.outcome: tuple[int, str] | None = None
         self.migration: Migration | None = None
-        self.on_event: Callable[[str, dict[str, object]], None] = _no_listener
+        self.parking: Parking | None = None
+        self.on_loss = self.lose
+        self.on_event: Callable[[str, dict[str, object]], None] = _nothing
         self.on_death: Callable[[], None] = _nothing
         self.loop = Loop()
         self.jobs = Jobs(self.loop)
@@ -117,8 +120,8 @@ class Supervisor:
 
     def _heard(self, number: int, *, from_terminal: bool) -> None:
         """A signal arrived: for us before go, else for the guest."""
-        if self.state in _BEFORE_GO and number in STOPPING:
-            text = f"cannot start guest {self.spec.name}: signal {number} came first; nothing held"
+        if self.state in _MAY_NOT_RUN and number in STOPPING:
+            text = f"cannot run guest {self.spec.name}: signal {number} came first; nothing held"
             self.end_with(exitcodes.SIGNAL_BASE + number, text, Event.STOP)
             return
         if not (from_terminal and self._shares_our_group()):
@@ -142,13 +145,11 @@ class Supervisor:
 
     def acquire(self, resources: "Sequence[Resource]", until: float | None) -> "list[Lease]":
         """Have the plugin acquire (jobs thread)."""
-
-        def job() -> "list[Lease]":
-            if self.state == State.ACQUIRING and self.spec.incoming:
-                return self.plugin.migration().await_in(resources, self.spec.copied, until)
-            return self.plugin.acquire(resources, until)
-
-        return self.naming_who(job, resources)
+        plugin, copied = self.plugin, self.spec.copied
+        if self.state == State.ACQUIRING and self.spec.incoming:
+            await_in = plugin.migration().await_in
+            return self.naming_who(lambda: await_in(resources, copied, until), resources)
+        return self.naming_who(lambda: plugin.acquire(resources, until), resources)
 
     def naming_who(self, job: "Callable[[], T]", resources: "Sequence[Resource]") -> "T":
         """Do a job about leases (jobs thread); a refusal says which guest is in the way."""
@@ -170,15 +171,19 @@ class Supervisor:
     def guard_leases(self) -> None:
         """Renew and watch what was acquired, and let clients in."""
         if self.deadline is not None:
+            if self.spec.parks:
+                from supervisor.guard.parking import Parking  # in memory by now (D2, D3)
+
+                self.parking = Parking(self)
             self.deadline.start()
         for fd in self.plugin.watch_fds():
-            self._watch_plugin(fd)
+            self.watch_plugin(fd)
         self._hear_clients()
 
     def _hear_clients(self) -> None:
         self.loop.watch(self.record.control_fd, READABLE, lambda _: self._first_client())
 
-    def _watch_plugin(self, fd: int) -> None:
+    def watch_plugin(self, fd: int) -> None:
         """Have the plugin look whenever its descriptor is readable."""
 
         def look(_events: int) -> None:
@@ -186,10 +191,7 @@ class Supervisor:
             self.jobs.submit(lambda: self.plugin.on_readable(fd), looked)
 
         def looked(_result: object, error: BaseException | None) -> None:
-            if error is None:
-                self._watch_plugin(fd)
-            else:
-                self.lose(str(error))
+            self.watch_plugin(fd) if error is None else self.on_loss(str(error))
 
         self.loop.watch(fd, READABLE, look)
 
@@ -257,7 +259,8 @@ class Supervisor:
 
     def _give_back(self) -> None:
         for lease in reversed(self.leases):
-            self.plugin.release(lease)
+            if lease.state != LeaseState.LOST:  # given up before
+                self.plugin.release(lease)
         self.plugin.close()
 
     def _given_back(self, _result: object, error: BaseException | None) -> None:
@@ -290,9 +293,5 @@ class Supervisor:
         return code
 
 
-def _nothing() -> None:
-    """Do nothing."""
-
-
-def _no_listener(_event: str, _data: dict[str, object]) -> None:
-    """Nobody is connected to the control pipe."""
+def _nothing(*_: object) -> None:
+    """Do nothing; as a listener: nobody is connected to the control pipe."""

@@ -35,7 +35,7 @@ class Monitor:
         self.listeners: list[Callable[[str, dict[str, object]], None]] = []
         self.on_close: Callable[[], None] = lambda: None
         os.set_blocking(fd, False)
-        loop.watch(fd, READABLE, lambda _: self._readable())
+        loop.watch(fd, READABLE, lambda _: self.drain())
         self.execute("qmp_capabilities", {}, lambda _result, _error: None, float("inf"))
 
     def execute(
@@ -62,22 +62,29 @@ class Monitor:
         except OSError:
             return False
 
-    def _readable(self) -> None:
+    def drain(self) -> None:
+        """Take up all that QEMU has said so far."""
+        while not self._gone and self._read():
+            pass
+
+    def _read(self) -> bool:
+        """Take up some of it; returns whether there was any."""
         try:
             data = os.read(self._fd, 1 << 16)
         except OSError as error:
             if error.errno == errno.EAGAIN:
-                return
+                return False
             data = b""
         if not data:
             self._close("the guest closed it")
-            return
+            return False
         self._framer.feed(data)
         try:
             while (message := self._framer.next()) is not None:
                 self._take(message)
         except WireError as error:
             self._close(str(error))
+        return True
 
     def _take(self, message: dict[str, object]) -> None:
         number = message.get("id")

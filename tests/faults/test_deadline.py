@@ -20,11 +20,10 @@ from supervisor.spec import Containment
 from tests.faults import firmware, processes
 from tests.support import expiring, waiting
 from tests.support.contender import Contender
-from tests.support.guard import DEADLINE_S, IDLE
-from tests.support.sources import CHECKOUT
+from tests.support.guard import DEADLINE_S
+from tests.support.manager import TERM_S, Manager, now
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
     from tests.support.guard import Guard, Guards
@@ -32,68 +31,9 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("as_root")]
 
 MODES = (Containment.PDEATHSIG, Containment.PIDNS)
-TERM_S, EVERY_S, MARGIN_S = 2.0, 0.1, 1.0
+MARGIN_S = 1.0
 LATE_S = 1.0  # for a busy machine; the kernel's timer is late by 2 ms
 LOST, FAILED, KILLED = 112, 111, -signal.SIGKILL
-
-
-def now() -> float:
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
-
-
-class Manager:
-    """The lock manager that the stand-in pretends to speak to."""
-
-    def __init__(self, guards: Guards, directory: Path) -> None:
-        self._guards = guards
-        self._directory = directory
-        self.disk = firmware.image(directory / "disk")
-        for fifo in ("never", "notice"):
-            os.mkfifo(directory / fifo)
-        (directory / "log").touch()
-        self.becomes(expiring.WELL)
-
-    def becomes(self, how: str) -> None:
-        """Answer renewals in this way from now on."""
-        (self._directory / "how.new").write_text(how)
-        (self._directory / "how.new").rename(self._directory / "how")
-
-    def tells(self, news: bytes) -> None:
-        """Send word of a loss."""
-        with open(self._directory / "notice", "wb") as notice:
-            notice.write(news)
-
-    def calls(self, name: str) -> list[tuple[float, list[str]]]:
-        """Return when it was asked for `name`, and what the plugin noted then."""
-        lines = [line.split() for line in (self._directory / "log").read_text().splitlines()]
-        return [(float(at), rest) for call, at, *rest in lines if call == name]
-
-    def wait_for(self, name: str, count: int = 1) -> None:
-        seen = len(self.calls(name))
-        waiting.until(lambda: len(self.calls(name)) >= seen + count, DEADLINE_S, f"{count} {name}")
-
-    def start(
-        self,
-        command: Sequence[str] = IDLE,
-        *,
-        plugin: str = "expiring",
-        mode: str = Containment.AUTO,
-        term_s: float = TERM_S,
-        handshake_fd: int | None = None,
-    ) -> Guard:
-        spec = self._guards.spec(self.disk, plugin=plugin, containment=mode)
-        spec.classes = {"expiring": "tests.support.expiring:ExpiringPlugin"}
-        spec.import_dirs += [CHECKOUT]
-        spec.config = {
-            "expiring": {
-                expiring.DIRECTORY: str(self._directory),
-                expiring.TERM: str(term_s),
-                expiring.EVERY: str(EVERY_S),
-            }
-        }
-        spec.handshake_fd = handshake_fd
-        pass_fds = [] if handshake_fd is None else [handshake_fd]
-        return self._guards.start(spec, command, pass_fds=pass_fds)
 
 
 @pytest.fixture

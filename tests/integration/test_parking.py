@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support import proclocks, waiting
-from tests.support.generations_plugin import FIELDS
 from tests.support.guard import DEADLINE_S
 from tests.support.pausing import Pausable
 from tests.support.wire import Refused, Wire
@@ -177,16 +176,6 @@ def test_a_guest_without_a_monitor_cannot_be_paused(guards: Guards) -> None:
             kind, said = refusal(control, command)
             assert (kind, "no private monitor" in said) == ("Unsupported", True)
         assert control.execute("query-status")["state"] == "running"
-
-
-def test_a_plugin_that_gives_its_leases_up_in_a_pause_is_not_served_yet(
-    guards: Guards, require: Callable[[str], str]
-) -> None:
-    require("qemu-system-x86_64")
-    with Pausable(guards, guards.spec(**FIELDS)) as guest:
-        kind, said = refusal(guest.control, "pause-guest")
-        assert (kind, "plugin generations gives leases up" in said) == ("Unsupported", True)
-        assert (guest.state(), guest.runs()) == ("running", True)
 
 
 def test_a_guest_that_holds_nothing_can_be_paused(

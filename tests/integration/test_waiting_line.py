@@ -125,7 +125,7 @@ def test_control_c_gives_up_with_nothing_left_of_the_line(
     guard = waits(guards, terminal, disk, way=way)
     screen.until(lambda lines: seconds(lines) >= 1, "the line is there")
     terminal.type(CONTROL_C)
-    said = "lock-supervisor: cannot start guest guest: signal 2 came first; nothing held"
+    said = "lock-supervisor: cannot run guest guest: signal 2 came first; nothing held"
     screen.until(lambda lines: lines == [said], "the error is all that is left")
     assert guard.wait().code == 128 + signal.SIGINT
     other.end()

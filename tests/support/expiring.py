@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 WELL = "well"  # proves
 SLOW = "slow"  # proves what was asked for SLOW_S ago
 DOUBT = "doubt"  # cannot tell
+STALE = "stale"  # proves once what was asked for so long ago that a loss is near, then cannot tell
 LOST = "lost"  # proves that the lease is gone
 FAULT = "fault"  # raises what no plugin should
 HANG = "hang"  # never answers
@@ -29,6 +30,7 @@ STUCK = "stuck"  # proves, and never answers to a release
 GONE = "gone"  # proves, and says in the end that the lease was lost before
 
 SLOW_S = 0.8
+STALE_TERMS, STALE_S = 0.75, 1.5  # of the term, less this: for a guest that can be parked
 DIRECTORY, TERM, EVERY = "directory", "term_s", "every_s"
 
 
@@ -36,12 +38,13 @@ class ExpiringPlugin(Plugin):
     """Excludes nobody; `notice`, a FIFO of its directory, brings the news of a loss at once."""
 
     name = "expiring"
-    capabilities = (Capability.RESOURCES, Capability.HOTPLUG, Capability.EXPIRES)
+    capabilities: tuple[str, ...] = (Capability.RESOURCES, Capability.HOTPLUG, Capability.EXPIRES)
     CONFIG_KEYS = (DIRECTORY, TERM, EVERY)
 
     def open(self, guest: Guest) -> None:  # noqa: ARG002  # the contract's signature
         self.PROOF_TERM_S = float(self.config[TERM])
         self.RENEW_EVERY_S = float(self.config[EVERY])
+        self._has_been_stale = False
         self._notice_fd = os.open(self._path("notice"), os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
 
     def acquire(self, resources: Sequence[Resource], wait_until: float | None) -> list[Lease]:  # noqa: ARG002  # the contract's signature
@@ -68,8 +71,12 @@ class ExpiringPlugin(Plugin):
         self._log(f"renew:{how}")
         if how == LOST:
             raise LeaseLostError("keep", "the lease", "somebody else has it")
-        if how == DOUBT:
+        if how == STALE and not self._has_been_stale:
+            self._has_been_stale = True
+            return sent - self.PROOF_TERM_S * STALE_TERMS + STALE_S
+        if how in (DOUBT, STALE):
             raise LockError("reach", "the lock manager", "it is not there")
+        self._has_been_stale = False
         if how == FAULT:
             raise KeyError(how)
         if how == HANG:

@@ -17,19 +17,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 CHECKOUT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-# What of the guard is loaded only when a client asks for it, or a migration is awaited.
+# What of the guard is loaded only when a client asks for it, a migration is awaited, or the plugin
+# registers the guest, or may lose its leases and is to park it.
 LATE_PARTS = {
     f"supervisor.guard.{part}"
     for part in (
-        "commands",
-        "leasing",
-        "parking",
-        "migrating",
-        "departing",
-        "arriving",
-        "guarantee",
+        "commands", "leasing", "parking", "resting", "migrating", "departing", "arriving",
+        "registration", "guarantee",
     )
-}
+}  # fmt: skip
 _NO_CODE = (
     tokenize.COMMENT,
     tokenize.NL,

@@ -133,7 +133,7 @@ def test_a_usage_error_is_one_line_that_names_the_word(
         (["run", "--detach", "--handshake-fd", "0", "--no-discover", "x"], 2),
         (["run", "--detach", "--ready-fd", "987654", "--no-discover", "x"], 2),
         (["run", "--detach", "--ready-fd", "98765432109", "--no-discover", "x"], 2),
-        (["run", "--on-lockfailure", "pause", "--no-discover", "x"], 2),
+        (["run", "--on-lockfailure", "pause", "--no-monitor", "--no-discover", "x"], 2),
         (["run", "--plugin", "nonsense", "--no-discover", "x"], 2),
         (["run", "--config", "/missing.toml", "x"], 2),
         (["run", "qemu-kvm", "-readconfig", "x"], 2),

@@ -206,11 +206,12 @@ def test_several_plugins_get_their_tables() -> None:
     assert (made.plugin, made.config["file"]) == ("nop+file", {"file_lockspace_dir": "/a"})
 
 
-def test_pausing_is_refused_in_one_clear_line() -> None:
-    with pytest.raises(ConfigError, match="not available") as caught:
-        specify.build(given(QEMU, on_lockfailure="pause"))
+def test_a_guest_that_is_to_be_parked_has_a_monitor() -> None:
+    assert specify.build(given(QEMU, on_lockfailure="pause")).parks
+    with pytest.raises(ConfigError, match="without its private monitor") as caught:
+        specify.build(given(QEMU, on_lockfailure="pause", no_monitor=True))
     assert caught.value.exit_code == 2
-    with pytest.raises(ConfigError, match="allowed: kill poweroff"):
+    with pytest.raises(ConfigError, match="allowed: kill pause poweroff"):
         specify.build(given(QEMU, on_lockfailure="ignore"))
 
 

@@ -45,7 +45,7 @@ def ask(
         ("lock-supervisor run --plugin f", "f", ["plain file"]),
         ("lock-supervisor run --plugin file+", "file+",
          ["plain file+nop", "plain file+vm", "plain file+sanlock"]),
-        ("lock-supervisor run --on-lockfailure ", "", ["plain kill"]),
+        ("lock-supervisor run --on-lockfailure ", "", ["plain kill", "plain pause"]),
         ("lock-supervisor run --disk ", "", ["file"]),
         ("lock-supervisor run --disk=/srv/a", "/srv/a", ["file"]),
         ("lock-supervisor run --config ", "", ["file"]),

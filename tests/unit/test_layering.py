@@ -15,6 +15,7 @@ from tests.support.sources import Import, Source, is_typing_block, sources
 
 CONTRACT = "lockplugins.contract"
 HANDOVER = "lockplugins.handover"
+COMEBACK = "lockplugins.comeback"
 CARRIER = "lockplugins.carrier"
 EXITCODES = "supervisor.exitcodes"
 REGISTRY = "lockplugins.registry"
@@ -60,8 +61,10 @@ ARROWS: dict[str, set[str]] = {
         "supervisor.rundir",
         "supervisor.holders",
         "supervisor.waiting_line",
+        "supervisor.stillness",
         REGISTRY,
         HANDOVER,
+        COMEBACK,
     },
     QMP: {"supervisor.rundir"},
     SPEC: set(),
@@ -77,14 +80,17 @@ ARROWS: dict[str, set[str]] = {
     },
     "supervisor.holders": {"supervisor.rundir", RECORDS},
     "supervisor.waiting_line": {"supervisor.holders"},
+    "supervisor.stillness": set(),
     # What both a command line and a program's calls become: so neither has its own.
     "supervisor.specify": {
         "supervisor.discovery",
         "supervisor.config",
+        "supervisor.parkable",
         SPEC,
         REGISTRY,
         LOADING,
     },
+    "supervisor.parkable": {SPEC},
     "supervisor.starting": {"supervisor.log", SPEC},
     "supervisor.log": set(),
     "supervisor.config": {"supervisor.rundir", SPEC, REGISTRY, LOADING},
@@ -136,6 +142,7 @@ ARROWS: dict[str, set[str]] = {
     CONTRACT: {HANDOVER, CARRIER},
     HANDOVER: set(),
     CARRIER: set(),
+    COMEBACK: set(),
     REGISTRY: {HANDOVER, CARRIER, "lockplugins.file", "lockplugins.nop", "lockplugins.vm",
                "lockplugins.sanlock", "lockplugins.etcd"},
     # What plugins whose leases are kernel locks have in common: plugins may not import one another.

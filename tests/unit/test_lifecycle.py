@@ -96,9 +96,22 @@ def test_a_guest_that_runs_is_parked_and_runs_again() -> None:
     assert TABLE[State.PARKED, Event.RESUMED] == (State.RUNNING, Action.NOTHING)
 
 
-@pytest.mark.parametrize("event", [Event.PARKED, Event.RESUMED])
+def test_a_guest_gives_its_leases_up_only_when_it_stands_still() -> None:
+    assert TABLE[State.RUNNING, Event.PARKING] == (State.PARKING, Action.NOTHING)
+    assert TABLE[State.PARKING, Event.PARKED] == (State.UNLEASED, Action.NOTHING)
+    assert TABLE[State.UNLEASED, Event.RESUMED] == (State.RUNNING, Action.NOTHING)
+    into = {state for (state, _), (after, _) in TABLE.items() if after == State.UNLEASED}
+    assert into == {State.PARKING, State.UNLEASED}
+
+
+@pytest.mark.parametrize("state", [State.PARKING, State.UNLEASED])
+def test_a_guest_that_may_not_run_cannot_be_asked_to_stop(state: str) -> None:
+    assert TABLE[state, Event.STOP] == (State.FENCING, Action.FENCE)
+
+
+@pytest.mark.parametrize("event", [Event.PARKING, Event.PARKED, Event.RESUMED])
 def test_nobody_else_is_parked_or_resumed(event: str) -> None:
-    asked = {State.RUNNING, State.PARKED}
+    asked = {State.RUNNING, State.PARKED, State.PARKING, State.UNLEASED}
     moved = {state for state in State.ALL if TABLE[state, event] != (state, Action.NOTHING)}
     assert moved < asked
 

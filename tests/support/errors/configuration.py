@@ -9,7 +9,11 @@ import prctl
 
 from lockplugins import registry
 from lockplugins.contract import Plugin, Resource
+from supervisor import parkable
+from supervisor.spec import GuestSpec
+from tests.support.claiming import ClaimingPlugin
 from tests.support.errors.world import NOBODY, UUID, Case, Said, raised, run
+from tests.support.expiring import ExpiringPlugin
 from tests.support.locking import CopyingCarrier
 from tests.support.stand_ins import CLASSES
 
@@ -53,6 +57,12 @@ GUEST = ("name=web1", f"uuid={UUID}", "runtime_dir=run", PRCTL)
 
 def guard(*words: str) -> Provoke:
     return lambda world: world.guard_says(*GUEST, *words, "--", "true")
+
+
+def parked(command: str, plugin: type[Plugin]) -> Provoke:
+    """Provoke by a guest that is to be parked under this plugin."""
+    spec = GuestSpec("web1", UUID, "/run")
+    return lambda _world: raised(lambda: parkable.check(spec, [command], [plugin]))
 
 
 def nobody_leases_disks(world: World) -> Said:
@@ -103,8 +113,12 @@ CASES = (
          "A misspelt key."),
     Case(2, file("containment = 'none'\n"),
          "The value is not one of those that are allowed."),
-    Case(2, run("--on-lockfailure", "pause", "--no-discover", "true"),
-         "Pausing a guest whose lease is lost is not available yet. It is killed."),
+    Case(2, run("--on-lockfailure", "pause", "--no-monitor", "--no-discover", "true"),
+         "A guest is parked by way of its private monitor ([parking.md](parking.md))."),
+    Case(2, parked("/bin/sleep", ClaimingPlugin),
+         "Only QEMU can be parked: another COMMAND is killed when it loses a lease."),
+    Case(111, parked("qemu-kvm", ExpiringPlugin),
+         "Whoever had the leases meanwhile would not be noticed. Such a guest is killed."),
     Case(2, file("plugin = 7\n"),
          "The value needs quotes."),
     Case(2, file("[file]\nfile_lockspace_dir = 'locks'\n"),

@@ -35,4 +35,16 @@ EXCUSED = {
         "`doctor` was given disks by name, and cannot see whether COMMAND writes to others too.",
         "doctor shows it as a check",
     ),
+    "it is to end by now: ": Excuse(
+        "Pauses",
+        111,
+        "The guest was told to end, or lost a lease, while it was being paused. It is ended.",
+        "it takes both at once",
+    ),
+    "it does not stand still by now": Excuse(
+        "Pauses",
+        111,
+        "The guest was told to end, or somebody had it continue, while its leases were taken back.",
+        "it takes both at once",
+    ),
 }
