@@ -127,18 +127,26 @@ def test_several_plugins_register_the_same_process(mode: str, manager: Manager) 
         assert [won.alive for won in contender.won()] == [(), ()]
 
 
-def of_the_guard(guard: Guard, _mode: str) -> int:
+def the_guard(guard: Guard, _mode: str) -> int:
     return guard.pid
 
 
-def of_the_guest(guard: Guard, _mode: str) -> int:
+def the_guest(guard: Guard, _mode: str) -> int:
     return guard.child_pid
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("victim", [of_the_guard, of_the_guest, registrar])
+@pytest.mark.parametrize(
+    ("mode", "victim"),
+    [
+        (Containment.PDEATHSIG, the_guard),
+        (Containment.PDEATHSIG, the_guest),
+        (Containment.PIDNS, the_guard),
+        (Containment.PIDNS, the_guest),
+        (Containment.PIDNS, registrar),
+    ],
+)
 def test_the_lease_is_free_when_the_guests_last_thread_is_gone_and_never_before(
-    victim: Callable[[Guard, str], int], mode: str, manager: Manager, rounds: Rounds
+    mode: str, victim: Callable[[Guard, str], int], manager: Manager, rounds: Rounds
 ) -> None:
     for _ in range(rounds(3, 100)):
         guard = manager.start(mode, firmware.argv(manager.disk)).ready()

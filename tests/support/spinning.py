@@ -28,6 +28,7 @@ _FLOCK = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0)
 # sanlock_resource.h.
 _SANLK_RESOURCE = struct.Struct("48s48sQQ4I1024sQ2I")
 _OWNER_NOWAIT = 0x8
+_NOT_NOW = (-errno.EEXIST, -errno.EAGAIN, -202)  # SANLK_AIO_TIMEOUT: the storage is busy
 _PF_EXITING = 0x4  # include/linux/sched.h
 _DEAD_STATES = (b"Z", b"X")
 
@@ -117,7 +118,7 @@ def _sanlock() -> Callable[[str], Callable[[], bool]]:
 
         def won() -> bool:
             code = library.sanlock_acquire(connection, -1, _OWNER_NOWAIT, 1, resources, None)
-            assert code in (0, -errno.EEXIST, -errno.EAGAIN), f"sanlock_acquire: {code}, {data!r}"
+            assert code in (0, *_NOT_NOW), f"sanlock_acquire: {code}"
             return bool(code == 0)
 
         return won

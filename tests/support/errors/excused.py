@@ -23,6 +23,12 @@ EXCUSED = {
         "until then nobody else may start it.",
         "it takes 30 s of uninterruptible sleep",
     ),
+    "the lock manager has not answered": Excuse(
+        "Starting a guest",
+        111,
+        "The lock manager hangs. Look at it (is its process stopped?) before you start guests.",
+        "it takes 10 s",
+    ),
     "cannot run …: no answer within": Excuse(
         "Leases that are not acquired",
         111,

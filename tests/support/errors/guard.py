@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from supervisor.guard.deadline import KernelTimer
 from supervisor.spec import render
-from tests.support import expiring, registry_daemon, waiting
+from tests.support import expiring, waiting
 from tests.support.errors.configuration import GUEST, guard
 from tests.support.errors.starting import NO_DISKS
 from tests.support.errors.world import UUID, Case, Said, raised, said
@@ -107,17 +107,10 @@ def faulty(world: World) -> Said:
     return world.refused(world.disk, name="web1", plugin="faulty", classes={"faulty": where})
 
 
-def registering(how: str, *, fault: bool = False) -> Provoke:
-    """Provoke by a lock manager that guests register with, and which behaves like this."""
-
-    def provoke(world: World) -> Said:
-        with RegistryDaemon(Path(world.directory)) as daemon:
-            daemon.becomes(how)
-            if fault:
-                daemon.fault()
-            return world.refused(world.disk, name="web1", **daemon.fields())
-
-    return provoke
+def failing_to_register(world: World) -> Said:
+    with RegistryDaemon(Path(world.directory)) as daemon:
+        daemon.fault()
+        return world.refused(world.disk, name="web1", **daemon.fields())
 
 
 def upgraded_meanwhile(world: World) -> Said:
@@ -238,9 +231,7 @@ CASES = (
     Case(111, expiring_lease(expiring.STUCK),
          "The guest is dead. The lock manager does not answer, and will free the leases in its "
          "own time."),
-    Case(111, registering(registry_daemon.STOP),
-         "The lock manager hangs. Look at it (is its process stopped?) before you start guests."),
-    Case(125, registering(registry_daemon.WELL, fault=True),
+    Case(125, failing_to_register,
          "A bug, perhaps in a plugin. Nothing runs. Please report the line."),
     Case(125, broken_plugin,
          "A bug, perhaps in a plugin that cannot be imported. Nothing runs."),
