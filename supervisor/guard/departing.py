@@ -36,6 +36,10 @@ class Departure:
         self._attempt: str | None = None
         self._cancelling = False
 
+    @property
+    def is_under_way(self) -> bool:
+        return self._attempt is not None
+
     def completed(self) -> None:
         """QEMU says that a migration has completed: the guest has stopped for good."""
         if self._attempt is None:

@@ -121,8 +121,11 @@ class Migration:
             self._departure.completed()
 
     def _deaf(self) -> None:
-        """The monitor is gone: with its QEMU in most cases, which then is dead before long."""
-        if self.fenced:
+        """The monitor is gone: with its QEMU in most cases, which then is dead before long.
+
+        In an attempt nobody would see that the guest has gone, and then runs here again.
+        """
+        if self.fenced or self._departure.is_under_way:
             why = "its monitor is closed, so that nobody sees whether it runs"
             self.supervisor.loop.at("deaf", now() + DEAF_S, lambda: self.supervisor.lose(why))
 
