@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from lockplugins.contract import Mode, Resource
+from lockplugins.file import steps
 from lockplugins.file.plugin import FilePlugin
 from tests.support.locking import DEADLINE_S, CopyingCarrier, on_a_thread
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from lockplugins.contract import Lease
+    from lockplugins.contract import Carrier, Lease
 
 NONCE, OTHER_NONCE = "00112233445566", "00112233445567"
 # Below what QEMU locks by itself (proclocks.below_qemus).
@@ -34,8 +35,8 @@ SHARED_BY_SOURCE = [("READ", 0, "0"), ("WRITE", 2, "2")]
 class End:
     """One end of migrations: a plugin with leases."""
 
-    def __init__(self, **config: str) -> None:
-        self.carrier = CopyingCarrier()
+    def __init__(self, carrier: Carrier | None = None, **config: str) -> None:
+        self.carrier = carrier or CopyingCarrier()
         self.plugin = FilePlugin(config, self.carrier)
         self.side = self.plugin.migration()
         self.leases: list[Lease] = []
@@ -60,12 +61,18 @@ class End:
     def said(self) -> list[tuple[str, str]]:
         return [(lease.mode, lease.state) for lease in self.leases]
 
+    def told(self) -> str:
+        """Return what the source of these disks tells, which it would tell alike."""
+        files = self.plugin._leases.items()
+        return steps.NEXT.join(steps.told(lease, held) for lease, held in files)
+
     def die(self) -> None:
         """Let go of every lock, as the deaths of guest and guard do.
 
         Closing would not do: a thread of ours may wait on a description.
         """
-        self.carrier.close()
+        if isinstance(self.carrier, CopyingCarrier):
+            self.carrier.close()
         for file in self.plugin._held.values():
             file.set(fcntl.F_UNLCK, 0, 1 << 62)
             file.close()
@@ -104,7 +111,7 @@ def ends() -> Iterator[Callable[..., End]]:
     made: list[End] = []
 
     def end(**config: str) -> End:
-        made.append(End(**config))
+        made.append(End(None, **config))
         return made[-1]
 
     yield end
