@@ -191,7 +191,10 @@ class CompleteIn(Hand):
 
 @pytest.mark.parametrize("kind", [Prepare, HandOver, TakeBack, CompleteIn])
 def test_one_owner_at_most_wherever_a_guard_dies(
-    tmp_path: Path, kind: type[Hand], rounds: Callable[[int, int], int]
+    tmp_path: Path,
+    kind: type[Hand],
+    rounds: Callable[[int, int], int],
+    measured: Callable[[str, str], None],
 ) -> None:
     line, ended, stride = 0, False, rounds(7, 1)
     while not ended:
@@ -207,5 +210,8 @@ def test_one_owner_at_most_wherever_a_guard_dies(
             hand.judge_last(ended=ended)
         if hand.other.plugin._held:
             hand.other.die()
-    print(f"{kind.__name__}: killed at every {stride}. of {line - 1} lines")
     assert line > 20
+    what = (
+        f"every {stride}. of {line - stride} lines" if stride > 1 else f"each of {line - 1} lines"
+    )
+    measured("migration-failures", f"{kind.__name__}: a guard killed at {what}, one owner at most")

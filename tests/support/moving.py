@@ -8,6 +8,7 @@ nothing.
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import uuid
@@ -21,7 +22,7 @@ from tests.support.qemu import STAYS_SHARED, Monitor, guest_argv, shared_memory,
 from tests.support.wire import Wire
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
     from types import TracebackType
     from typing import Self
@@ -36,12 +37,26 @@ _PYTHON = getattr(sys, "_base_executable", sys.executable)
 class End:
     """One QEMU, under a guard or not, that runs the guest or waits for it at `uri`."""
 
-    def __init__(self, world: World, guards: Guards | None, uri: str | None, **fields: Any) -> None:
-        self.uri = uri
+    def __init__(
+        self,
+        world: World,
+        guards: Guards | None,
+        uri: str | None,
+        machine: str = "pc",
+        pass_fds: Sequence[int] = (),
+        **fields: Any,
+    ) -> None:
+        self.world, self.uri = world, uri
         self.monitor = Monitor()
         awaits = [] if uri is None else ["-incoming", uri, "-S"]
-        extra = [*self.monitor.argv, *world.memory, *awaits]
-        argv = guest_argv(world.disk, nonce=world.nonce, serial="stdio", extra=extra)
+        extra = [*self.monitor.argv, *world.memory, *awaits, "-machine", machine]
+        argv = guest_argv(
+            world.disk,
+            nonce=world.nonce,
+            serial="stdio",
+            extra=extra,
+            locking_off=world.locking_off,
+        )
         popen: dict[str, Any] = {"stdout": subprocess.PIPE, "bufsize": 0}
         self.guard: Guard | None = None
         if guards is None:
@@ -52,11 +67,16 @@ class End:
             wait_s = DEADLINE_S if uri else 0.0  # a sharer that tries has byte 2 at times
             fields = {"name": NAME, "uuid": world.uuid, "incoming": uri is not None, **fields}
             spec = guards.spec(world.disk, plugin="file", wait_s=wait_s, **fields)
-            self.guard = guards.start(spec, argv, pass_fds=[self.monitor.fd], **popen)
+            self.guard = guards.start(spec, argv, pass_fds=[self.monitor.fd, *pass_fds], **popen)
             self.process = self.guard.process
+        self.come_up()
+
+    def come_up(self) -> None:
+        """Return when the guest writes, or is awaited."""
+        if self.guard is not None:
             self.guard.ready(DEADLINE_S)
             self.control = self.another_client()
-        if uri is None:
+        if self.uri is None:
             assert self.process.stdout is not None
             wait_ready(self.process.stdout, deadline_s=DEADLINE_S)
         else:
@@ -131,14 +151,40 @@ class End:
         self.monitor.__exit__()
 
 
+class Hesitant(End):
+    """A destination whose leases are acquired, and which has not been told to go yet."""
+
+    def __init__(self, world: World, guards: Guards, uri: str) -> None:
+        self._shake, self._theirs = socket.socketpair()
+        fd = self._theirs.fileno()
+        super().__init__(world, guards, uri, pass_fds=[fd], handshake_fd=fd)
+
+    def come_up(self) -> None:
+        self._theirs.close()
+        waiting.readable(self._shake.fileno(), DEADLINE_S, "the destination has acquired")
+        assert self._shake.recv(100) == b"ACQUIRED\n"
+        assert self.guard is not None
+        self.control = self.another_client()
+        self.guard.child_pidfd = os.pidfd_open(self.control.execute("query-child")["pid"])
+
+    def hang_up(self) -> None:
+        self._shake.close()
+
+    def close(self) -> None:
+        self.hang_up()
+        super().close()
+        os.close(self.child_pidfd)
+
+
 class World:
     """A disk, its guest, and two runtime directories to have it in; a context."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, disk_bytes: int = 1 << 20) -> None:
         self.disk = str(directory / "disk.raw")
         with open(self.disk, "wb") as file:
-            file.truncate(1 << 20)
+            file.truncate(disk_bytes)
         self.memory = shared_memory(directory / "memory")
+        self.locking_off = True
         self.uuid = str(uuid.uuid4())
         self.nonce = os.urandom(8).hex()
         self.hosts = tuple(Guards(directory / name) for name in ("here", "there"))
@@ -169,6 +215,16 @@ class World:
     def receive(self, host: int = 1, **fields: Any) -> End:
         """Start the other end, which waits for the guest."""
         return self._add(End(self, self.hosts[host], self._uri(), **fields))
+
+    def hesitate(self, host: int = 1) -> Hesitant:
+        """Start the other end, which waits for GO."""
+        end = Hesitant(self, self.hosts[host], self._uri())
+        self._add(end)
+        return end
+
+    def host_of(self, end: End) -> int:
+        """Return which of the two hosts an end is on."""
+        return [end.guard in guards.started for guards in self.hosts].index(True)
 
     def bare(self, *, waits: bool) -> End:
         """Start an end that nobody supervises."""
