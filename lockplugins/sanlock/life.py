@@ -3,15 +3,20 @@
 Until 8 io_timeouts after the last renewal of its host_id that reached the
 storage: then sanlock ends who uses the lockspace, and later other hosts may
 take over. The daemon counts on a clock that stands still while the host sleeps;
-other hosts do not, nor does the guard. It must not know guests or disks.
+other hosts do not, nor does the guard. And it renews in the file that it has
+open: one that has another name by now, or none, no other host looks at. It must
+not know guests or disks.
 """
 
 from __future__ import annotations
 
+import os
 import select
+import stat
 import time
+from struct import Struct
 
-from lockplugins.contract import LeaseLostError, LockError
+from lockplugins.contract import LeaseLostError, LockError, cause
 from lockplugins.sanlock import library, status
 
 TYPE_CHECKING = False
@@ -21,6 +26,8 @@ if TYPE_CHECKING:
 _IO_TIMEOUTS = 8
 _SOON_IO_TIMEOUTS = 2
 _LOOK_MS = 200
+_RECORD = Struct("<I28xQQ")  # struct leader_record: magic, -, owner_id, owner_generation
+_MAGIC = 0x12212010
 
 
 def term_s(joined: Membership) -> float:
@@ -55,13 +62,14 @@ class Life:
     """The lockspaces that one guest's leases are in; for one thread, but `check`."""
 
     def __init__(self) -> None:
-        self._joined: dict[str, int] = {}
+        self._joined: dict[str, tuple[int, tuple[int, int]]] = {}
         self._proven = 0.0
         self._sleep = Sleep()
 
     def watch(self, joined: Membership) -> None:
-        """Count on this lockspace from now on, as it is joined now."""
-        self._joined[joined.name] = joined.number
+        """Count on this lockspace from now on, as it is joined now; raises LockError."""
+        _check_record(joined)
+        self._joined[joined.name] = (joined.number, _file(joined))
 
     def begin(self) -> None:
         """Return when something is proven that is not over soon; raises LockError.
@@ -107,14 +115,48 @@ class Life:
     def check(self) -> list[Membership]:
         """Return the lockspaces as they are; raises LeaseLostError where one is not as it was."""
         found = {each.name: each for each in status.read(resources=False).lockspaces}
-        for name, number in self._joined.items():
+        for name, (number, file) in self._joined.items():
             joined = found.get(name)
             if joined is None or joined.number != number:
                 raise LeaseLostError("keep", f"lockspace {name}", "this host has left it")
             if joined.is_ending:
                 why = f"sanlock gives it up{_how(joined)}"
                 raise LeaseLostError("keep", f"lockspace {name}", why)
+            if _file(joined) != file:
+                why = f"{joined.path} is another file now, which other hosts may use"
+                raise LeaseLostError("keep", f"lockspace {name}", why)
         return [found[name] for name in self._joined]
+
+
+def _file(joined: Membership) -> tuple[int, int]:
+    """Return which file the lockspace's path leads to; no I/O where the name is in memory."""
+    try:
+        found = os.stat(joined.path)
+    except OSError as error:
+        raise _unseen(joined, error) from error
+    return (found.st_rdev, 0) if stat.S_ISBLK(found.st_mode) else (found.st_dev, found.st_ino)
+
+
+def _check_record(joined: Membership) -> None:
+    """Raise LockError unless the lockspace that others find says that this host is in it."""
+    try:
+        fd = os.open(joined.path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            record = os.pread(fd, _RECORD.size, joined.record_at)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise _unseen(joined, error) from error
+    said = _RECORD.unpack(record) if len(record) == _RECORD.size else ()
+    if said != (_MAGIC, joined.host_id, joined.generation):
+        why = f"this host is in one that was at {joined.path} before, where others find another"
+        advice = "end what uses sanlock here, then: sanlock client rem_lockspace"
+        raise LockError("count on", f"lockspace {joined.name}", why, advice)
+
+
+def _unseen(joined: Membership, error: OSError) -> LockError:
+    why = cause(error, joined.path)
+    return LockError("look at", f"lockspace {joined.name}", why, "is it there, and readable?")
 
 
 def _how(joined: Membership) -> str:

@@ -35,10 +35,11 @@ _RESOURCE_BYTES = 128  # without disks; how many there are is the last field
 
 
 class Membership:
-    """A lockspace that this host is in; `number` is new each time it is joined.
+    """A lockspace that this host is in, and where in its file that is written: `record_at`.
 
-    `renewed` is when the last renewal that reached the storage began, `result`
-    how the last one went; both in the daemon's words, whole seconds of CLOCK_MONOTONIC.
+    `number` is new each time it is joined. `renewed` is when the last renewal that reached
+    the storage began, `result` how the last one went; both in the daemon's words, whole
+    seconds of CLOCK_MONOTONIC.
     """
 
     def __init__(self, where: library.Lockspace, fields: dict[str, str]) -> None:
@@ -46,6 +47,7 @@ class Membership:
         self.host_id = int(where.host_id)
         self.path = os.fsdecode(where.disk.path)
         self.number = int(fields["space_id"])
+        self.record_at = int(where.disk.offset) + (self.host_id - 1) * int(fields["sector_size"])
         self.io_timeout_s = int(fields["io_timeout"])
         self.generation = int(fields["host_generation"])
         self.renewed = int(fields["renewal_last_success"])
