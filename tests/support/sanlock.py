@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from typing import Self
 
 
+_DISK_TOO_SLOW = "done -202"  # SANLK_AIO_TIMEOUT: not within io_timeout
+
+
 def environment(run_dir: str | os.PathLike[str]) -> dict[str, str]:
     """Return what a daemon without privileges, and whoever speaks to it, has in its environment."""
     return {"SANLOCK_PRIVILEGED": "0", "SANLOCK_RUN_DIR": os.fspath(run_dir)}
@@ -130,11 +133,20 @@ class Daemon:
         return facts.run(self.env, "client", *words, deadline_s=deadline_s)
 
     def join(self) -> None:
-        """Join the lockspace, made if it is not there: 3 s."""
+        """Join the lockspace, made if it is not there: 3 s, and more on a slow disk."""
         if not os.path.exists(self.lockspace):
             facts.init_lockspace(self.lockspace)
+        waiting.until(self._joins, DEADLINE_S, f"it joins: see {self.directory}/log")
+
+    def _joins(self) -> bool:
         where = f"{LOCKSPACE}:{self.host_id}:{self.lockspace}:0"
-        self.client("add_lockspace", "-s", where, "-o", str(IO_TIMEOUT_S))
+        try:
+            self.client("add_lockspace", "-s", where, "-o", str(IO_TIMEOUT_S))
+        except SanlockError as error:
+            if _DISK_TOO_SLOW not in str(error):
+                raise
+            return False
+        return True
 
     def leave(self) -> None:
         """Leave it, cleanly: sanlock kills whoever still has leases there."""
