@@ -70,7 +70,7 @@ def check_parent(settings: Settings) -> None:
 
 
 def create(library: Library, settings: Settings) -> None:
-    """Make the lockspace's file if there is none; raises LockError."""
+    """Make the lockspace's file if there is none; raises LockError, SanlockError."""
     path = settings.lockspace_path
     if os.path.lexists(path):
         return
@@ -85,7 +85,7 @@ def create(library: Library, settings: Settings) -> None:
             break
         except SanlockError as error:
             if error.code != -EINVAL or flags == LARGE:  # else: not 512 bytes at a time here
-                raise _refused("create", f"lockspace {path}", error) from error
+                raise
 
 
 def join(library: Library, settings: Settings) -> status.Membership:
@@ -93,7 +93,17 @@ def join(library: Library, settings: Settings) -> status.Membership:
 
     Takes three io_timeouts, and minutes if whoever had the host_id last did not give it up.
     """
-    create(library, settings)
+    try:
+        create(library, settings)
+        _add(library, settings)
+    except SanlockError as error:
+        name = f"lockspace {settings.lockspace_path} as host_id {settings.host_id}"
+        raise _refused("join", name, error) from error
+    return membership(settings)
+
+
+def _add(library: Library, settings: Settings) -> None:
+    """Return when this host is in the lockspace, by whomever; raises SanlockError."""
     wanted = _lockspace(settings.lockspace_path, settings.host_id)
     deadline = time.monotonic() + HALF_MADE_S
     while True:
@@ -108,9 +118,7 @@ def join(library: Library, settings: Settings) -> status.Membership:
             elif error.code in _HALF_MADE and time.monotonic() < deadline:
                 select.poll().poll(_LOOK_MS)
             else:
-                name = f"lockspace {settings.lockspace_path} as host_id {settings.host_id}"
-                raise _refused("join", name, error) from error
-    return membership(settings)
+                raise
 
 
 def _await(library: Library, wanted: Lockspace) -> None:
@@ -119,7 +127,7 @@ def _await(library: Library, wanted: Lockspace) -> None:
         library.inquire_lockspace(wanted)
     except SanlockError as error:
         if error.code != -ENOENT:
-            raise _refused("join", f"lockspace {os.fsdecode(wanted.disk.path)}", error) from error
+            raise
 
 
 def membership(settings: Settings) -> status.Membership:

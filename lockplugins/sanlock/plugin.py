@@ -91,7 +91,7 @@ class SanlockPlugin(Plugin):
         self._settings.check_host_id()
         lockspace.check_parent(self._settings)
         self._asked()
-        self._watched = status.connect()
+        self._watched, _ = status.connect()
         self._guest = guest
         joined = self._join()
         self.PROOF_TERM_S = term_s(joined)
@@ -207,7 +207,8 @@ class SanlockPlugin(Plugin):
         try:
             self._hold([located], None, versions)
         except LeaseHeldError as error:
-            raise LeaseLostError("re-acquire", error.name, error.reason) from error
+            why = f"another has it by now: {error.reason}"
+            raise LeaseLostError("re-acquire", error.name, why) from error
         lease.generation = self._holding().claims[located.places[0].key].version
         self._located[lease] = located
         del self._given_up[lease]

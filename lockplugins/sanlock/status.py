@@ -91,25 +91,30 @@ class Status:
         self.resources: list[Held] = []
 
 
-def connect() -> socket.socket:
-    """Return a connection to the daemon; raises LockError, which says how to have a daemon."""
+def connect(message: bytes = b"") -> tuple[socket.socket, bytes]:
+    """Return a connection to the daemon, and its answer to a message, which is its last word.
+
+    Raises LockError, which says how to have a daemon.
+    """
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         # Not settimeout: then connect does not wait for a daemon that is busy with others.
         for bound in (socket.SO_SNDTIMEO, socket.SO_RCVTIMEO):
             connection.setsockopt(socket.SOL_SOCKET, bound, _TIMEVAL.pack(ANSWER_S, 0))
         connection.connect(_socket_path())
+        connection.sendall(message)
+        heard = iter(lambda: connection.recv(_CHUNK), b"") if message else ()
+        return connection, b"".join(heard)
     except OSError as error:
         connection.close()
-        raise _unreachable(error) from error
-    return connection
+        raise LockError("reach", _NAME, *_unreachable(error)) from error
 
 
 def _socket_path() -> str:
     return f"{os.environ.get(RUN_DIR_VARIABLE) or RUN_DIR}/sanlock.sock"
 
 
-def _unreachable(error: OSError) -> LockError:
+def _unreachable(error: OSError) -> tuple[str, str]:
     """Return why the daemon cannot be asked, and what to do."""
     why, advice = cause(error, _socket_path()), "see its log"
     if isinstance(error, BlockingIOError):
@@ -121,7 +126,7 @@ def _unreachable(error: OSError) -> LockError:
             why, advice = f"it is not running ({why})", "run: systemctl start sanlock"
         else:
             why, advice = "it is not installed", "run: apt-get install sanlock"
-    return LockError("reach", _NAME, why, advice)
+    return why, advice
 
 
 def read(*, resources: bool = True) -> Status:
@@ -191,12 +196,9 @@ def _ask(command: int, what: int, structure: bytes = b"") -> Iterator[_Entry]:
     """Yield the parts of an answer; raises LockError."""
     length = _HEADER.size + len(structure)
     header = _HEADER.pack(_MAGIC, _PROTOCOL, command, 0, length, 0, what, 0)
-    with connect() as connection:
-        try:
-            connection.sendall(header + structure)
-            answer = _Answer(b"".join(iter(lambda: connection.recv(_CHUNK), b"")))
-        except OSError as error:
-            raise _unreachable(error) from error
+    connection, data = connect(header + structure)
+    connection.close()
+    answer = _Answer(data)
     if code := _HEADER.unpack(answer.take(_HEADER.size))[6]:
         raise LeaseUnknownError("ask", _NAME, library.named(code), "see its log")
     while answer:

@@ -15,6 +15,8 @@ class Excuse:
     why: str
 
 
+SANLOCK = "Leases of sanlock"
+
 EXCUSED = {
     "is unkillable": Excuse(
         "Finding, watching and ending guests",
@@ -52,5 +54,49 @@ EXCUSED = {
         111,
         "The guest was told to end, or somebody had it continue, while its leases were taken back.",
         "it takes both at once",
+    ),
+    "parent directory does not exist": Excuse(
+        SANLOCK,
+        111,
+        "Said as `Unable to create lockspace …`, in the words of libvirt. Mount or make the "
+        "directory, or name another one as `disk_lease_dir`.",
+        "it does not have the shape of ours",
+    ),
+    "this host has just left it": Excuse(
+        SANLOCK,
+        111,
+        "An administrator, or sanlock, took this host out of the lockspace as it joined.",
+        "it is a matter of milliseconds",
+    ),
+    "try again; see the daemon's log": Excuse(
+        SANLOCK,
+        111,
+        "sanlock could not renew this host's place in the lockspace. Once all that used it is "
+        "dead, the next start joins it anew.",
+        "tests/faults have a lockspace that fails",
+    ),
+    "sanlock gives it up": Excuse(
+        SANLOCK,
+        112,
+        "sanlock could not renew this host's place in the lockspace, and ends what uses it.",
+        "tests/faults have a lockspace that fails",
+    ),
+    "sanlock has it still": Excuse(
+        SANLOCK,
+        111,
+        "sanlock could not write that the lease is free; it goes on trying.",
+        "it takes 8 s of storage that hangs",
+    ),
+    "cannot ask the sanlock daemon: …": Excuse(
+        SANLOCK,
+        111,
+        "sanlock did not answer. Said as the reason when a lease is lost.",
+        "the daemon has to end between two questions",
+    ),
+    "cannot lease …: …; see the daemon's log": Excuse(
+        SANLOCK,
+        111,
+        "sanlock's own name and number for what its storage or its daemon said.",
+        "it takes storage that fails",
     ),
 }

@@ -24,6 +24,7 @@ from tests.support.errors import (
     library,
     migration,
     pausing,
+    sanlock,
     starting,
 )
 from tests.support.errors.world import UUID, Case, Said, World
@@ -38,6 +39,7 @@ SUBJECTS: dict[str, tuple[Case, ...]] = {
     "Disks found in arguments": arguments.CASES,
     "Disks found in a domain XML": domain.CASES,
     "Leases that are not acquired": leases.CASES,
+    "Leases of sanlock": sanlock.CASES,
     "Disks that come and go": hotplug.CASES,
     "Finding, watching and ending guests": ending.CASES,
     "Pauses": pausing.CASES,
@@ -55,6 +57,7 @@ _NEUTRAL = {
     r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ": "2026-01-02T03:04:05Z",
     r"\b\d\.\d+ s\b": "0.08 s",
     r"/[0-9a-f]{64}": "/2da7ec14…",
+    r"/[0-9a-f]{32}\b": "/8f6479a5…",
     r"\bdescriptor \d+\b": "descriptor 987",
     r"/dev/fd/\d+": "/dev/fd/987",
     r"\blease file:\d+": "lease file:12",
