@@ -61,13 +61,13 @@ class Capability:
 class Guest:
     """The virtual machine on whose behalf leases are acquired."""
 
-    __slots__ = ("id", "name", "pid", "uuid")
+    __slots__ = ("doing", "id", "name", "pid", "uuid")
 
     def __init__(self, uuid: str, name: str, guest_id: str | None = None) -> None:
         self.uuid = uuid
         self.name = name
         self.id = guest_id
-        self.pid = 0  # of the process that has registered, as the guard sees it
+        self.pid, self.doing = 0, ""  # of who has registered; what `open` is at that takes long
 
 
 class Resource:

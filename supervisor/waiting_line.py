@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import signal as _signal
     from collections.abc import Callable
 
-    from lockplugins.contract import Resource
+    from lockplugins.contract import Guest, Resource
     from supervisor.holders import Known
 
     Find = Callable[[], tuple[Resource, Known] | None]
@@ -35,11 +35,14 @@ _USUAL_COLUMNS = 80
 class WaitingLine:
     """The line of one wait; `run` draws it until `end`, which any other thread may call.
 
-    `find` says what is held by whom, and may block; `still` whether the wait
-    goes on, and says so before `end` is called.
+    The guest says what its plugin is at, if that takes long; `find` says what is held by whom,
+    and may block; `still` whether the wait goes on, and says so before `end` is called.
     """
 
-    def __init__(self, find: Find, still: Callable[[], bool], waited_s: float) -> None:
+    def __init__(
+        self, guest: Guest, find: Find, still: Callable[[], bool], waited_s: float
+    ) -> None:
+        self._guest = guest
         self._find = find
         self._still = still
         self._since = _now() - waited_s
@@ -87,6 +90,8 @@ class WaitingLine:
                 self._over.release()
 
     def _words(self) -> str:
+        if self._guest.doing:
+            return self._guest.doing
         try:
             found = self._find()
         except LockError:  # the refusal will say what cannot be told

@@ -141,8 +141,8 @@ def membership(settings: Settings) -> status.Membership:
         why = f"this host is in it as host_id {found.host_id}, at {found.path}"
         raise LockError("be in", name, why, "configure libvirt and this alike")
     if found.is_ending:
-        why = "it has failed, or is being left: sanlock is ending what uses it"
-        raise LockError("be in", name, why, "try again; see the daemon's log")
+        reason = "it has failed, or is being left: sanlock is ending what uses it"
+        raise LockError("be in", name, reason, "try again; see the daemon's log")
     return found
 
 

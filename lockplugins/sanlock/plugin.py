@@ -93,7 +93,9 @@ class SanlockPlugin(Plugin):
         self._asked()
         self._watched, _ = status.connect()
         self._guest = guest
+        guest.doing = self._settings.joining
         joined = self._join()
+        guest.doing = ""
         self.PROOF_TERM_S = term_s(joined)
         self.RENEW_EVERY_S = min(_LOOK_AFTER_S, joined.io_timeout_s / 2)
 
@@ -238,7 +240,7 @@ class SanlockPlugin(Plugin):
         try:
             lacks = holding.lacks()
         except SanlockError as error:
-            raise LockError("ask", "the sanlock daemon", str(error)) from error
+            raise LockError("list", "the guest's leases", str(error)) from error
         if lacks and not holding.has_ended(_ENDING_MS):
             why = f"sanlock does not list them any more for process {holding.pid}"
             raise LeaseLostError("keep", "the guest's leases", why)

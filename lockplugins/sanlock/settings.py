@@ -49,9 +49,14 @@ class Settings:
         self.mode = 0o600 if self.gid < 0 else 0o660
 
     @property
-    def joining_s(self) -> int:
-        """Return how long joining takes where nobody else has used the host_id, about."""
-        return 2 * (self.io_timeout_s or DEFAULT_IO_TIMEOUT_S) + 1
+    def joining(self) -> str:
+        """Return in words how long it takes to join."""
+        io_timeout_s = self.io_timeout_s or DEFAULT_IO_TIMEOUT_S
+        usual, killed = 2 * io_timeout_s + 1, 11 * io_timeout_s + 61
+        return (
+            f"lockspace {self.lockspace_path}, which takes {usual} s to join, "
+            f"or {killed} s where sanlock was killed"
+        )
 
     def check_host_id(self) -> None:
         """Raise ConfigError if there is none."""

@@ -43,6 +43,7 @@ class Launching:
         self._here = _thread.allocate_lock()  # free when the guest's process waits for go
         self._here.acquire()
         self._line: WaitingLine | None = None
+        self._guest = Guest(supervisor.spec.uuid, supervisor.spec.name, supervisor.spec.id)
 
     def start(self) -> None:
         """Have the leases acquired, and listen to the child."""
@@ -51,8 +52,8 @@ class Launching:
         jobs.submit(self._acquire, self._acquired)
         if spec.wait_s:
             loop.at("wait", now() + spec.wait_s, self._waited)
-            # Whatever becomes of the line, the launch goes on.
-            loop.at("line", now() + LINE_S, lambda: jobs.apart(self._show_line, lambda *_: None))
+        # Whatever becomes of the line, the launch goes on.
+        loop.at("line", now() + LINE_S, lambda: jobs.apart(self._show_line, lambda *_: None))
         if spec.handshake_fd is not None:  # asked for nothing yet, it can only hang up
             loop.watch(spec.handshake_fd, 0, lambda _: self._no_go())
         report_fd = self._prepared.launch.report.fileno()
@@ -67,10 +68,9 @@ class Launching:
         record.publish_acquiring()
         plugin = registry.load(spec.plugin, spec.config, self._prepared.carrier, spec.classes)
         supervisor.plugin = plugin
-        guest = Guest(spec.uuid, spec.name, spec.id)
-        plugin.open(guest)
+        plugin.open(self._guest)
         if self._prepared.launch.register:
-            self._register(guest)
+            self._register(self._guest)
         if spec.parks and plugin.PROOF_TERM_S:
             # In memory before the guest runs: what is lost may be the disk that it is on.
             __import__("supervisor.guard.parking")
@@ -137,7 +137,8 @@ class Launching:
         if self._waits and posix.isatty(2):
             from supervisor.waiting_line import WaitingLine  # only while waiting
 
-            self._line = WaitingLine(self._obstacle, lambda: self._waits, LINE_S)
+            guest = self._guest
+            self._line = WaitingLine(guest, self._obstacle, lambda: self._waits, LINE_S)
             self._line.run()
 
     def end_line(self) -> None:

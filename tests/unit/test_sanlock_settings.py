@@ -21,7 +21,8 @@ def test_every_key_is_used() -> None:
     settings = Settings({**table, "user": "root", "group": str(os.getgid())})
     settings.check_host_id()
     assert settings.lockspace_path == "/srv/leases/__LIBVIRT__DISKS__"
-    assert (settings.host_id, settings.io_timeout_s, settings.joining_s) == (2000, 20, 41)
+    assert (settings.host_id, settings.io_timeout_s) == (2000, 20)
+    assert settings.joining.endswith("takes 41 s to join, or 281 s where sanlock was killed")
     assert (settings.uid, settings.gid, settings.mode) == (0, os.getgid(), 0o660)
 
 

@@ -68,7 +68,7 @@ EXCUSED = {
         "An administrator, or sanlock, took this host out of the lockspace as it joined.",
         "it is a matter of milliseconds",
     ),
-    "try again; see the daemon's log": Excuse(
+    "sanlock is ending what uses it": Excuse(
         SANLOCK,
         111,
         "sanlock could not renew this host's place in the lockspace. Once all that used it is "
@@ -87,7 +87,7 @@ EXCUSED = {
         "sanlock could not write that the lease is free; it goes on trying.",
         "it takes 8 s of storage that hangs",
     ),
-    "cannot ask the sanlock daemon: …": Excuse(
+    "cannot list the guest's leases": Excuse(
         SANLOCK,
         111,
         "sanlock did not answer. Said as the reason when a lease is lost.",
