@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.faults.freezing import filesystem
-from tests.faults.sanlock_scenes import DEADLINE_S, Scene, deadline_s, freeze
+from tests.faults.sanlock_scenes import DEADLINE_S, LOST, Image, Scene, deadline_s, freeze, is_dead
 from tests.support import sanlock_facts as facts
 from tests.support import waiting
 from tests.support.sanlock import Daemon
@@ -83,6 +83,21 @@ def storage_frozen_for_a_moment(directory: Path) -> None:
         storage.thaw()
         scene.runs_on(guard)
         guard.kill()
+        scene.judge()
+
+
+def storage_frozen_with_the_image(directory: Path) -> None:
+    """No signal ends a guest whose write hangs: nothing is given back before the thaw."""
+    with filesystem(directory) as storage, Scene(directory, Path(storage.path) / "leases") as scene:
+        scene.image = Image(Path(storage.path) / "disk.raw")
+        guard = scene.start()
+        storage.freeze()
+        waiting.until(lambda: deadline_s(guard) < -1, DEADLINE_S, "the time is over")
+        assert not is_dead(guard.child_pidfd, 0)
+        assert [held.pid for held in scene.daemon.held(scene.image.path)] == [guard.child_pid]
+        storage.thaw()
+        waiting.gone(guard.child_pidfd, DEADLINE_S)
+        assert guard.wait().code == LOST
         scene.judge()
 
 
@@ -172,6 +187,7 @@ SCENES: dict[str, Callable[[Path], None]] = {
         daemon_killed_under_a_frozen_guard,
         storage_frozen_for_long,
         storage_frozen_for_a_moment,
+        storage_frozen_with_the_image,
         storage_unreadable,
         lockspace_overwritten,
         lockspace_truncated,
