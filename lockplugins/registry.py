@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 JOIN = "+"
 
 _BUILT_IN = {
+    "etcd": "lockplugins.etcd.plugin:EtcdPlugin",
     "file": "lockplugins.file.plugin:FilePlugin",
     "nop": "lockplugins.nop:NopPlugin",
     "vm": "lockplugins.vm:VmPlugin",

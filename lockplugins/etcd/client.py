@@ -1,0 +1,222 @@
+"""What does an etcd cluster answer, whichever of its members can be asked?
+
+Rotates over the endpoints until one has answered or the caller's instant has
+come, and keeps apart what etcd refuses, what nobody could be asked, and what
+may or may not have been done. It must not know what keys mean, nor of leases
+on disks.
+"""
+
+from __future__ import annotations
+
+import _thread
+import ssl
+
+from lockplugins.contract import ConfigError, LeaseUnknownError, LockError, cause
+from lockplugins.etcd.connection import Connection, Endpoint, NoAnswerError, NotSentError, now
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    Message = dict[str, object]
+
+TRY_S = 0.4  # a leader's death costs 1 to 2 s: ask the next one early, and often
+PAUSE_S = 0.1
+_OK = 200
+_AUTHENTICATE = "/v3/auth/authenticate"
+# google.rpc.Code, as the gateway's `code` has it.
+_INVALID, _NOT_FOUND, _EXISTS, _DENIED, _EXHAUSTED = 3, 5, 6, 7, 8
+_PRECONDITION, _OUT_OF_RANGE, _UNIMPLEMENTED, _UNAUTHENTICATED = 9, 11, 12, 16
+_FINAL = {
+    _INVALID, _NOT_FOUND, _EXISTS, _DENIED, _EXHAUSTED, _PRECONDITION, _OUT_OF_RANGE,
+    _UNIMPLEMENTED, _UNAUTHENTICATED,
+}  # fmt: skip
+_BUSY = "too many requests"
+_TOKEN = "invalid auth token"  # noqa: S105  # etcd's words
+_REVISION = "revision of auth store is old"
+_NO_SPACE = "database space exceeded"
+
+
+class RefusedError(LockError):
+    """Etcd says no: nothing was done by this request; `code` is gRPC's."""
+
+    def __init__(self, verb: str, name: str, reason: str, advice: str = "", code: int = 0) -> None:
+        super().__init__(verb, name, reason, advice)
+        self.code = code
+
+
+class UnreachableError(LockError):
+    """No member could be asked in time: nothing was done."""
+
+
+class UnknownOutcomeError(LeaseUnknownError):
+    """Asked, and not answered in time: it may have been done, or be done later."""
+
+
+class Answer:
+    """What the cluster said.
+
+    `sent`: instant of CLOCK_BOOTTIME before the answered request left. `doubtful`: earlier tries
+    of the same request had no answer, and may have been done, too, or be done later.
+    """
+
+    __slots__ = ("doubtful", "endpoint", "message", "sent")
+
+    def __init__(self, message: Message, sent: float, endpoint: str, *, doubtful: bool) -> None:
+        self.message = message
+        self.sent = sent
+        self.endpoint = endpoint
+        self.doubtful = doubtful
+
+
+class Login:
+    """A user of etcd; the password is read from its file whenever it is needed."""
+
+    def __init__(self, username: str, password_file: str) -> None:
+        self.username = username
+        self._password_file = password_file
+
+    def password(self) -> str:
+        try:
+            with open(self._password_file, encoding="utf-8") as file:
+                return file.read().removesuffix("\n")
+        except (OSError, UnicodeDecodeError) as error:
+            why = cause(error) if isinstance(error, OSError) else "it is not UTF-8"
+            raise ConfigError("read", f"password_file {self._password_file}", why) from error
+
+
+class Client:
+    """One user of a cluster; for one thread, but `close` may come from another."""
+
+    def __init__(
+        self,
+        endpoints: Sequence[Endpoint],
+        context: ssl.SSLContext | None = None,
+        login: Login | None = None,
+        try_s: float = TRY_S,
+    ) -> None:
+        self._endpoints = tuple(endpoints)
+        self._connections = [Connection(endpoint, context) for endpoint in endpoints]
+        self._login = login
+        self._token = ""
+        self._try_s = try_s
+        self._turn = 0
+        self._closed = _thread.allocate_lock()
+        self._closed.acquire()
+        self._is_closed = False
+
+    def ask(self, path: str, message: Message, until: float, what: str = "") -> Answer:
+        """Ask the members in turn until one has answered; `what` names the matter in errors.
+
+        `until`: an instant of CLOCK_BOOTTIME. Raises RefusedError, UnreachableError,
+        UnknownOutcomeError.
+        """
+        doubts: dict[str, str] = {}
+        doubtful = False
+        asked = 0
+        while True:
+            which = (self._turn + asked) % len(self._connections)
+            endpoint = str(self._endpoints[which])
+            try:
+                answer = self._try(which, path, message, until, what)
+            except NotSentError as error:
+                doubts[endpoint] = str(error)
+            except NoAnswerError as error:
+                doubts[endpoint] = str(error)
+                doubtful = True
+            else:
+                self._turn = which
+                answer.doubtful = doubtful
+                return answer
+            asked += 1
+            if asked % len(self._connections) == 0:
+                self._pause(until)
+            if now() >= until or self._is_closed:
+                said = "; ".join(f"{name}: {doubt}" for name, doubt in doubts.items())
+                kind = UnknownOutcomeError if doubtful else UnreachableError
+                raise kind("ask", what or "etcd", said)
+
+    def _try(self, which: int, path: str, message: Message, until: float, what: str) -> Answer:
+        """Ask one member once, with a token of today."""
+        until = min(until, now() + self._try_s)
+        connection, endpoint = self._connections[which], str(self._endpoints[which])
+        for fresh in (False, True):
+            headers = {"Content-Type": "application/json"}
+            if self._login is not None:
+                if fresh or not self._token:
+                    self._token = self._authenticate(connection, self._login, until)
+                headers["Authorization"] = self._token
+            sent = now()
+            status, found = connection.ask(path, message, headers, until)
+            if status == _OK:
+                return Answer(found, sent, endpoint, doubtful=False)
+            refusal = _refusal(what or "etcd", endpoint, status, found)
+            is_stale = _TOKEN in refusal.reason or _REVISION in refusal.reason
+            if fresh or self._login is None or not is_stale:
+                raise refusal
+        raise AssertionError
+
+    def _authenticate(self, connection: Connection, login: Login, until: float) -> str:
+        """Return a token; whatever goes wrong, nothing was done of what was asked."""
+        message: Message = {"name": login.username, "password": login.password()}
+        headers = {"Content-Type": "application/json"}
+        try:
+            status, found = connection.ask(_AUTHENTICATE, message, headers, until)
+        except NoAnswerError as error:
+            raise NotSentError(f"no token: {error}") from error
+        if status != _OK:
+            try:
+                raise _refusal(f"user {login.username}", "etcd", status, found)
+            except NoAnswerError as error:
+                raise NotSentError(f"no token: {error}") from error
+        return str(found.get("token", ""))
+
+    def _pause(self, until: float) -> None:
+        """Wait before the next round, unless closed."""
+        pause = min(PAUSE_S, until - now())
+        if pause > 0 and self._closed.acquire(timeout=pause):
+            self._closed.release()
+
+    def close(self) -> None:
+        """End what is asked at its next turn."""
+        if not self._is_closed:
+            self._is_closed = True
+            self._closed.release()
+
+
+def _refusal(what: str, endpoint: str, status: int, found: Message) -> RefusedError:
+    """Return what etcd refuses for good; raises NoAnswerError if another try may be answered.
+
+    An error of the member itself (its leader gone, a time-out) says nothing of what was done.
+    """
+    code = found.get("code")
+    reason = str(found.get("message") or found.get("error") or f"HTTP {status}")
+    number = code if isinstance(code, int) else -1
+    if number not in _FINAL or _BUSY in reason:
+        raise NoAnswerError(reason)
+    advice = ""
+    if _NO_SPACE in reason:
+        advice = "compact and defragment it, then etcdctl alarm disarm"
+    elif number == _DENIED:
+        advice = "see the role of the user, and the namespace"
+    elif number == _UNAUTHENTICATED or "authentication" in reason:
+        advice = "see username and password_file"
+    return RefusedError("ask", what, f"{endpoint}: {reason} (code {number})", advice, number)
+
+
+def tls_context(ca_cert: str | None, cert: str | None, key: str | None) -> ssl.SSLContext:
+    """Return what members are trusted by, and what they may trust us by; raises ConfigError."""
+    for path in filter(None, (ca_cert, cert, key)):
+        try:
+            with open(path, "rb"):
+                pass
+        except OSError as error:
+            raise ConfigError("read", path, cause(error), "see [etcd]") from error
+    try:
+        context = ssl.create_default_context(cafile=ca_cert)
+        if cert:
+            context.load_cert_chain(cert, key)
+    except (ssl.SSLError, OSError) as error:
+        paths = " ".join(filter(None, (ca_cert, cert, key)))
+        raise ConfigError("use", f"TLS files {paths}", f"{error}", "see [etcd]") from error
+    return context

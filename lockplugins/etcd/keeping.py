@@ -1,0 +1,103 @@
+"""Is this guest still the owner of all it has, and since when is that proven?
+
+A proof is a linearizable read that finds the session and every key ours; the
+answer of a keepalive is none. A session that etcd ended early is healed, if
+every key is still ours: each is written again, so that a taker who has seen it
+absent starts his watch anew. It must not know how ownership is taken.
+"""
+
+from __future__ import annotations
+
+from lockplugins.contract import LeaseLostError, LeaseUnknownError
+from lockplugins.etcd import keys
+from lockplugins.etcd.transaction import Transaction
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from lockplugins.etcd.client import Client
+    from lockplugins.etcd.session import Session
+    from lockplugins.etcd.transaction import KeyValue, Outcome
+
+WHAT = "proof of the leases"
+
+
+class Keeping:
+    """What one session owns: `held` has a name for people for each key, all of one value."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self.held: dict[str, str] = {}  # changed by one thread, copied by others
+        self.healed = 0
+        self.revision = 0
+
+    def prove(self, client: Client, until: float) -> float:
+        """Return when the proven request was sent (CLOCK_BOOTTIME).
+
+        Raises LeaseLostError: a key is somebody else's, or gone; the client's errors: try again.
+        """
+        while True:
+            held, session = dict(self.held), self._session
+            transaction = Transaction()
+            transaction.demand_created(session.key, session.created)
+            self._demand_all(transaction, held)
+            transaction.read(session.key)
+            for key in (session.key, *held):
+                transaction.read_otherwise(key)
+            outcome = transaction.commit(client, until, WHAT)
+            if outcome.succeeded:
+                return outcome.sent
+            if self._is_ours(held, outcome):
+                return self.heal(client, until)
+            # Else a lease was released while we asked: without it.
+
+    def heal(self, client: Client, until: float) -> float:
+        """Have the session anew, and every key with it; returns when that was asked, as a proof.
+
+        Raises as `prove` does.
+        """
+        while True:
+            held, session = dict(self.held), self._session
+            grant = session.new_grant(client, until)
+            transaction = Transaction()
+            transaction.demand_created(session.key, 0)
+            self._demand_all(transaction, held)
+            transaction.put(session.key, session.value, grant)
+            for key in held:
+                transaction.put(key, session.value)
+            for key in (session.key, *held):
+                transaction.read_otherwise(key)
+            outcome = transaction.commit(client, until, WHAT)
+            if outcome.succeeded:
+                session.adopt(grant, outcome.revision)
+                self.healed += 1
+                self.revision = outcome.revision
+                return outcome.sent
+            if not self._is_ours(held, outcome):
+                continue
+            mine = outcome.read[0]
+            if mine and mine[0].value == session.value:  # another try, or thread, has healed it
+                session.adopt(mine[0].lease, mine[0].create_revision)
+                return self.prove(client, until)
+            why = "the session was made and ended while it was healed"
+            raise LeaseUnknownError("keep", WHAT, why, "it is tried again")
+
+    def _demand_all(self, transaction: Transaction, held: dict[str, str]) -> None:
+        for key in held:
+            transaction.demand_value(key, self._session.value)
+
+    def _is_ours(self, held: dict[str, str], outcome: Outcome) -> bool:
+        """Is every key still ours? Else False if it was released meanwhile, or LeaseLostError."""
+        found = {kept.key: kept for read in outcome.read for kept in read}
+        wrong = [key for key in held if key not in found or found[key].value != self._session.value]
+        for key in wrong:
+            if key in self.held:
+                raise LeaseLostError("keep", held[key], _fate(found.get(key)))
+        return not wrong
+
+
+def _fate(kept: KeyValue | None) -> str:
+    if kept is None:
+        return "its key in etcd is gone"
+    owner = keys.read_owner(kept.value)
+    taker = "what we have not written" if owner is None else f"guest {owner.guest} on {owner.host}"
+    return f"etcd has it for {taker}, generation {kept.mod_revision}"

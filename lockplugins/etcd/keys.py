@@ -1,0 +1,116 @@
+"""Under which keys does etcd keep what, and what do their values say?
+
+    /lsup/v1/NAMESPACE/sess/SID         a session: lives as long as its TTL is renewed
+    /lsup/v1/NAMESPACE/disk/ID/w        exclusive owner         no TTL
+    /lsup/v1/NAMESPACE/disk/ID/r/SID    shared holder           no TTL
+    /lsup/v1/NAMESPACE/disk/ID/p/SID    parked owner: gone when anybody has owned since
+    /lsup/v1/NAMESPACE/disk/ID/in       incoming intent of a migration
+    /lsup/v1/NAMESPACE/vm/UUID/w        the guest itself, exclusive
+
+No owner key has a TTL: what etcd does to a session, early or late, frees
+nothing. It must not know how keys are changed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from urllib.parse import quote, unquote
+
+from lockplugins.contract import ConfigError, Mode
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from lockplugins.contract import Guest
+
+VERSION = "/lsup/v1/"
+DEFAULT_NAMESPACE = "default"
+MOST_NAME_BYTES = 512  # etcd stands more; a person who reads a listing does not
+_KINDS = {"disk": "disk", "vm": "vm"}
+
+
+class Place:
+    """Where the claims on one disk, or on one guest, are kept: a directory of keys."""
+
+    __slots__ = ("below", "name")
+
+    def __init__(self, namespace: str, kind: str, name: str) -> None:
+        self.name = name
+        self.below = f"{VERSION}{encoded(namespace)}/{_KINDS[kind]}/{encoded(name)}/"
+
+    @property
+    def owner(self) -> str:
+        return self.below + "w"
+
+    @property
+    def readers(self) -> str:
+        return self.below + "r/"
+
+    @property
+    def parked(self) -> str:
+        return self.below + "p/"
+
+    @property
+    def incoming(self) -> str:
+        return self.below + "in"
+
+    def claim(self, mode: str, sid: str) -> str:
+        """Return the key of a holder in that mode."""
+        return self.owner if mode == Mode.EXCLUSIVE else self.readers + sid
+
+
+def session(namespace: str, sid: str) -> str:
+    return f"{VERSION}{encoded(namespace)}/sess/{sid}"
+
+
+def encoded(name: str) -> str:
+    """Return `name` so that none can look like a part of a key, and a person can read most."""
+    found = quote(name, safe=":@+,=", errors="surrogateescape")
+    if len(found) > MOST_NAME_BYTES:
+        raise ConfigError("lease", name, f"its name has more than {MOST_NAME_BYTES} bytes")
+    return found or "%"  # an empty name, which no other can look like
+
+
+def decoded(name: str) -> str:
+    return "" if name == "%" else unquote(name, errors="surrogateescape")
+
+
+class Owner:
+    """Who has a key, as its value says it; `proof_s` is the owner's K, for takers."""
+
+    __slots__ = ("guest", "host", "pid", "proof_s", "sid", "since", "uuid")
+
+    def __init__(self, sid: str, guest: Guest, pid: int, proof_s: float) -> None:
+        self.sid = sid
+        self.guest = guest.name
+        self.uuid = guest.uuid
+        self.host = os.uname().nodename
+        self.pid = pid
+        self.proof_s = proof_s
+        self.since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())  # for people alone
+
+    def as_value(self) -> str:
+        """Return what is written: the same for every key of one session, compared byte by byte."""
+        fields = {field: getattr(self, field) for field in self.__slots__}
+        return json.dumps(fields, separators=(",", ":"), sort_keys=True)
+
+
+def read_owner(value: str) -> Owner | None:
+    """Return who a value names, None for what we have not written: an owner for ever."""
+    try:
+        fields = json.loads(value)
+        found = Owner.__new__(Owner)
+        for field, kind in _FIELDS.items():
+            if not isinstance(fields[field], kind):
+                return None
+            setattr(found, field, fields[field])
+    except (ValueError, KeyError, TypeError):
+        return None
+    return found
+
+
+_FIELDS: dict[str, type | tuple[type, ...]] = {
+    "sid": str, "guest": str, "uuid": str, "host": str, "pid": int, "proof_s": (int, float),
+    "since": str,
+}  # fmt: skip

@@ -1,0 +1,206 @@
+"""When may this guest own disks, and how does it come to? All of them in one transaction.
+
+What is free is taken at once. What somebody has is taken over when his
+session has been seen absent, by our own clock, for longer than he can live.
+It must not know how ownership is kept.
+"""
+
+from __future__ import annotations
+
+from lockplugins.contract import Holder, LeaseHeldError, LeaseUnknownError, Mode, UnsupportedError
+from lockplugins.etcd import keys
+from lockplugins.etcd.connection import now
+from lockplugins.etcd.transaction import MOST_OPERATIONS, Transaction
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from lockplugins.contract import Resource
+    from lockplugins.etcd.client import Client
+    from lockplugins.etcd.keeping import Keeping
+    from lockplugins.etcd.keys import Owner, Place
+    from lockplugins.etcd.session import Session
+    from lockplugins.etcd.timing import Timing
+    from lockplugins.etcd.transaction import KeyValue, Outcome
+
+    Claims = Sequence["Claim"]
+
+
+class Claim:
+    """One place that is wanted, in one mode; `key` will say so, if it is given."""
+
+    __slots__ = ("key", "mode", "place", "resource")
+
+    def __init__(self, resource: Resource, place: Place, mode: str, sid: str) -> None:
+        self.resource = resource
+        self.place = place
+        self.mode = mode
+        self.key = place.claim(mode, sid)
+
+
+class Blocker:
+    """A holder in our way. `absent_since`: when its session was first seen to be gone, or None.
+
+    By our own clock, after the answer; whatever changes of the key or the session starts it anew.
+    """
+
+    __slots__ = ("absent_since", "claim", "kept", "owner")
+
+    def __init__(self, claim: Claim, kept: KeyValue) -> None:
+        self.claim = claim
+        self.kept = kept
+        self.owner: Owner | None = keys.read_owner(kept.value)
+        self.absent_since: float | None = None
+
+    def may_be_taken_at(self, timing: Timing) -> float:
+        """Return the instant from which it is proven dead; inf while it may live."""
+        if self.owner is None or self.absent_since is None:
+            return float("inf")
+        return self.absent_since + timing.watch_of(self.owner.proof_s)
+
+    def holder(self) -> Holder:
+        mode = Mode.EXCLUSIVE if self.kept.key == self.claim.place.owner else Mode.SHARED
+        generation, owner = self.kept.mod_revision, self.owner
+        if owner is None:
+            return Holder(mode, "what etcd has there is not ours to read", generation=generation)
+        words = f"guest {owner.guest} on host {owner.host} since {owner.since}"
+        return Holder(mode, words, host=owner.host, generation=generation)
+
+
+class Taking:
+    """One guest's attempts; for the thread whose client it has."""
+
+    def __init__(
+        self, client: Client, keeping: Keeping, namespace: str, timing: Timing, session: Session
+    ) -> None:
+        self._client = client
+        self._heal = keeping.heal
+        self._namespace = namespace
+        self._timing = timing
+        self._session = session
+        self._blockers: dict[str, Blocker] = {}
+
+    def attempt(self, claims: Claims, value: str, until: float) -> int | None:
+        """Take all of it, or nothing; returns the revision, None if somebody is in the way.
+
+        `blocker` then says who. Raises the client's errors: after UnknownOutcomeError a next
+        attempt finds out.
+        """
+        outcome = self._transaction(claims, value).commit(self._client, until, _named(claims))
+        if outcome.succeeded:
+            return outcome.revision
+        found = _by_key(outcome)
+        ours = [found[claim.key] for claim in claims if claim.key in found]
+        if len(ours) == len(claims) and all(kept.value == value for kept in ours):
+            return max(kept.mod_revision for kept in ours)  # an earlier try has done it
+        mine = found.get(self._session.key)
+        if mine is None or mine.create_revision != self._session.created:
+            self._heal(self._client, until)  # and try again
+        else:
+            self._look(claims, found, value, until)
+        return None
+
+    def _transaction(self, claims: Claims, value: str) -> Transaction:
+        transaction = Transaction()
+        transaction.demand_created(self._session.key, self._session.created)
+        for claim in claims:
+            self._demand(transaction, claim)
+            transaction.put(claim.key, value)
+            transaction.read_otherwise(claim.place.owner)
+            transaction.read_otherwise(claim.place.readers, below=True)
+            if claim.mode == Mode.EXCLUSIVE:
+                transaction.delete(claim.place.parked, below=True)
+        transaction.read_otherwise(self._session.key)
+        if transaction.operations() > MOST_OPERATIONS:
+            why = f"etcd takes {MOST_OPERATIONS} operations in one transaction"
+            raise UnsupportedError("lease", _named(claims), why, "attach some of them later")
+        return transaction
+
+    def _demand(self, transaction: Transaction, claim: Claim) -> None:
+        """Demand that nobody is in the way but who is proven dead, and is so still."""
+        dead = [
+            blocker
+            for blocker in self._blockers.values()
+            if blocker.claim is claim and blocker.may_be_taken_at(self._timing) <= now()
+        ]
+        owners = [blocker for blocker in dead if blocker.kept.key == claim.place.owner]
+        readers = [blocker for blocker in dead if blocker not in owners]
+        revision = owners[0].kept.mod_revision if owners else 0
+        transaction.demand_unchanged(claim.place.owner, revision)
+        if owners and claim.mode == Mode.SHARED:
+            transaction.delete(claim.place.owner)
+        for blocker in owners + readers:
+            transaction.demand_created(self._session_of(blocker), 0)
+        if claim.mode == Mode.EXCLUSIVE:
+            newest = max((blocker.kept.mod_revision for blocker in readers), default=0)
+            alive = len(self._on(claim)) - len(dead)
+            transaction.demand_none_newer(claim.place.readers, 0 if alive else newest)
+            for blocker in readers:
+                transaction.delete(blocker.kept.key)
+
+    def _on(self, claim: Claim) -> list[Blocker]:
+        return [blocker for blocker in self._blockers.values() if blocker.claim is claim]
+
+    def _session_of(self, blocker: Blocker) -> str:
+        sid = blocker.owner.sid if blocker.owner else ""  # "": never proven dead, and not asked for
+        return keys.session(self._namespace, sid)
+
+    def _look(self, claims: Claims, found: dict[str, KeyValue], value: str, until: float) -> None:
+        """See who is in the way, and since when his session is gone.
+
+        Keys and sessions are read in one transaction: read one after the other
+        they may never have been so at the same time.
+        """
+        blockers = [
+            Blocker(claim, kept)
+            for claim in claims
+            for key, kept in found.items()
+            if key.startswith(claim.place.below) and kept.value != value
+            if key == claim.place.owner or claim.mode == Mode.EXCLUSIVE
+        ]
+        transaction = Transaction()
+        for blocker in blockers:
+            transaction.read(blocker.kept.key)
+            if blocker.owner is not None:
+                transaction.read(self._session_of(blocker))
+        present = _by_key(transaction.commit_read(self._client, until, _named(claims)))
+        seen = now()
+        known, self._blockers = self._blockers, {}
+        for blocker in blockers:
+            kept = present.get(blocker.kept.key)
+            if kept is None or kept.mod_revision != blocker.kept.mod_revision:
+                continue  # changed since: the next attempt will meet it
+            self._blockers[kept.key] = blocker
+            if blocker.owner is not None and self._session_of(blocker) not in present:
+                before = known.get(kept.key)
+                same = before is not None and before.kept.mod_revision == kept.mod_revision
+                earlier = before.absent_since if before is not None and same else None
+                blocker.absent_since = seen if earlier is None else earlier
+
+    def refusal(self, claims: Claims) -> LeaseHeldError | LeaseUnknownError:
+        """Return who is in the way, and until when, as an error."""
+        blockers = list(self._blockers.values())
+        if not blockers:
+            why = "others took and released it while it was looked at"
+            return LeaseHeldError("acquire", _named(claims), why, "try again")
+        blocker = blockers[0]
+        holder, claim = blocker.holder(), blocker.claim
+        advice = "stop the guest there, or wait with --wait"
+        if blocker.absent_since is not None:
+            left = blocker.may_be_taken_at(self._timing) - now()
+            advice = f"its session is gone: it can be taken over in {max(left, 0):.0f} s (--wait)"
+        if blocker.owner is None:
+            advice = f"see etcdctl get {blocker.kept.key}"
+        why = f"held by {holder.description}, generation {holder.generation}"
+        name = f"{claim.mode} lease on {claim.resource.path}"
+        return LeaseHeldError("acquire", name, why, advice, holder)
+
+
+def _by_key(outcome: Outcome) -> dict[str, KeyValue]:
+    return {kept.key: kept for found in outcome.read for kept in found}
+
+
+def _named(claims: Claims) -> str:
+    first = claims[0].resource.path if claims else "nothing"
+    return f"lease on {first}" if len(claims) == 1 else f"leases on {first} and others"
