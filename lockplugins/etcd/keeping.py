@@ -37,6 +37,8 @@ class Keeping:
         """
         while True:
             held, session = dict(self.held), self._session
+            if not session.created:  # the demand would be that there is none
+                return self.heal(client, until)
             transaction = Transaction()
             transaction.demand_created(session.key, session.created)
             self._demand_all(transaction, held)
