@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import socket
 import subprocess
 from typing import TYPE_CHECKING
@@ -16,12 +15,13 @@ from typing import TYPE_CHECKING
 from tests.support import waiting
 
 if TYPE_CHECKING:
+    import signal
     from pathlib import Path
     from typing import Self
 
 DEADLINE_S = 30.0
-ROOT, PASSWORD = "root", "the root's"  # noqa: S105  # of clusters that live for a test
-USER, USER_PASSWORD = "fleet", "the fleet's"  # noqa: S105  # the same
+ROOT, PASSWORD = "root", "the root's"  # of clusters that live for a test
+USER, USER_PASSWORD = "fleet", "the fleet's"
 NAMESPACE = "fleet"
 _HOST = "127.0.0.1"
 
