@@ -8,11 +8,17 @@ on disks.
 
 from __future__ import annotations
 
-import _thread
 import ssl
 
 from lockplugins.contract import ConfigError, LeaseUnknownError, LockError, cause
-from lockplugins.etcd.connection import Connection, Endpoint, NoAnswerError, NotSentError, now
+from lockplugins.etcd.connection import (
+    Connection,
+    Endpoint,
+    NoAnswerError,
+    NotSentError,
+    now,
+    pause,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -86,7 +92,7 @@ class Login:
 
 
 class Client:
-    """One user of a cluster; for one thread, but `close` may come from another."""
+    """One user of a cluster, for one thread; `close` closes its connections."""
 
     def __init__(
         self,
@@ -101,9 +107,6 @@ class Client:
         self._token = ""
         self._try_s = try_s
         self._turn = 0
-        self._closed = _thread.allocate_lock()
-        self._closed.acquire()
-        self._is_closed = False
 
     def ask(self, path: str, message: Message, until: float, what: str = "") -> Answer:
         """Ask the members in turn until one has answered; `what` names the matter in errors.
@@ -130,8 +133,8 @@ class Client:
                 return answer
             asked += 1
             if asked % len(self._connections) == 0:
-                self._pause(until)
-            if now() >= until or self._is_closed:
+                pause(min(PAUSE_S, until - now()))
+            if now() >= until:
                 said = "; ".join(f"{name}: {doubt}" for name, doubt in doubts.items())
                 kind = UnknownOutcomeError if doubtful else UnreachableError
                 raise kind("ask", what or "etcd", said)
@@ -171,17 +174,9 @@ class Client:
                 raise NotSentError(f"no token: {error}") from error
         return str(found.get("token", ""))
 
-    def _pause(self, until: float) -> None:
-        """Wait before the next round, unless closed."""
-        pause = min(PAUSE_S, until - now())
-        if pause > 0 and self._closed.acquire(timeout=pause):
-            self._closed.release()
-
     def close(self) -> None:
-        """End what is asked at its next turn."""
-        if not self._is_closed:
-            self._is_closed = True
-            self._closed.release()
+        for connection in self._connections:
+            connection.close()
 
 
 def _refusal(what: str, endpoint: str, status: int, found: Message) -> RefusedError:

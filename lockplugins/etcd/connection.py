@@ -32,6 +32,11 @@ def now() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
+def pause(seconds: float) -> None:
+    """Let time pass, for who asks again."""
+    select.poll().poll(max(seconds, 0) * 1000)
+
+
 class NotSentError(Exception):
     """The member could not be reached; it has not seen what was asked."""
 

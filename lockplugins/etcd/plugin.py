@@ -15,13 +15,12 @@ clocks run more than 1 % apart; a disk that two hosts know by different names.
 
 from __future__ import annotations
 
-import _thread
 import os
 
 from lockplugins.contract import Capability, Lease, LeaseLostError, LockError, Mode, Plugin
 from lockplugins.etcd import keys, names
 from lockplugins.etcd.client import Client, Login, UnknownOutcomeError, tls_context
-from lockplugins.etcd.connection import Endpoint, now
+from lockplugins.etcd.connection import Endpoint, now, pause
 from lockplugins.etcd.keeping import Keeping
 from lockplugins.etcd.session import Session, new_sid
 from lockplugins.etcd.taking import Blocker, Claim, Taking
@@ -142,12 +141,7 @@ class EtcdPlugin(Plugin):
                 return revision
             if wait_until is None or now() >= wait_until:
                 raise self._taking.refusal(claims)
-            self._pause(min(POLL_S, wait_until - now()))
-
-    def _pause(self, seconds: float) -> None:
-        lock = _thread.allocate_lock()
-        lock.acquire()
-        lock.acquire(timeout=max(seconds, 0))
+            pause(min(POLL_S, wait_until - now()))
 
     def release(self, lease: Lease) -> None:
         key = self._leases.pop(lease, None)
@@ -202,7 +196,10 @@ class EtcdPlugin(Plugin):
 
     def close(self) -> None:
         """End the session, so that nobody has to watch it."""
-        self._session.end(self._jobs, now() + ANSWER_S)
+        try:
+            self._session.end(self._jobs, now() + ANSWER_S)
+        finally:
+            self._jobs.close()
 
     def named(self, resource: Resource) -> list[tuple[str, str]]:
         return [(self.namespace, self._place(resource).name)]
@@ -214,6 +211,10 @@ class EtcdPlugin(Plugin):
         transaction.read(place.owner)
         transaction.read(place.readers, below=True)
         what = f"lease on {resource.path}"
-        outcome = transaction.commit_read(self._client(), now() + ANSWER_S, what)
+        client = self._client()
+        try:
+            outcome = transaction.commit_read(client, now() + ANSWER_S, what)
+        finally:
+            client.close()
         claim = Claim(resource, place, resource.mode, "")
         return [Blocker(claim, kept).holder() for read in outcome.read for kept in read]

@@ -1,0 +1,157 @@
+"""Do names, values, bounds and transactions of the etcd plugin mean what others rely on?"""
+
+from __future__ import annotations
+
+import json
+import os
+from base64 import b64decode
+from typing import TYPE_CHECKING
+
+import hypothesis
+import pytest
+from hypothesis import strategies as st
+
+from lockplugins.contract import ConfigError, Guest, Mode, Resource, ResourceError
+from lockplugins.etcd import keys, names
+from lockplugins.etcd.client import Client
+from lockplugins.etcd.connection import Endpoint
+from lockplugins.etcd.timing import DRIFT, KILL_S, LEAST_FAILOVER_S, Timing
+from lockplugins.etcd.transaction import Transaction
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+GUEST = Guest("5f2c1d3e-0000-4000-8000-000000000001", "web1")
+FAILOVERS = st.floats(LEAST_FAILOVER_S, 3600)
+
+
+@hypothesis.given(FAILOVERS, FAILOVERS)
+def test_a_taker_starts_after_any_owner_is_dead(takers: float, owners: float) -> None:
+    taker, owner = Timing(str(takers)), Timing(str(owners))
+    dead = owner.proof_s * DRIFT + KILL_S  # of true time, by a slow clock
+    assert taker.watch_of(owner.proof_s) / DRIFT >= dead  # by a fast one
+
+
+@hypothesis.given(FAILOVERS)
+def test_a_guest_is_taken_over_within_the_setting(failover: float) -> None:
+    timing = Timing(str(failover))
+    assert timing.longest_failover_s() <= failover
+    assert timing.ttl_s >= 2
+    assert timing.every_s < timing.ttl_s / 2
+    assert timing.every_s < timing.proof_s / 3
+
+
+def test_the_default_is_what_the_documentation_says() -> None:
+    timing = Timing(None)
+    found = (timing.failover_s, timing.ttl_s, timing.every_s, timing.proof_s, timing.watch_s)
+    assert found == (30, 10, 3, 12, 15)
+
+
+@pytest.mark.parametrize("wrong", ["14.9", "0", "-30", "nan", "inf", "3601", "soon", ""])
+def test_a_time_that_cannot_hold_is_refused(wrong: str) -> None:
+    with pytest.raises(ConfigError, match=r"failover_s: .* is not from 15 to 3600 seconds"):
+        Timing(wrong)
+
+
+@hypothesis.given(st.text(max_size=40), st.text(max_size=40))
+def test_no_name_looks_like_a_part_of_another_ones_keys(one: str, other: str) -> None:
+    hypothesis.assume(one != other)
+    mine, theirs = (keys.Place("fleet", "disk", name) for name in (one, other))
+    for key in (mine.owner, mine.readers + "sid", mine.incoming, mine.parked):
+        assert not key.startswith(theirs.below)
+    assert keys.decoded(mine.below.split("/")[-2]) == one
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "..", "ä", os.fsdecode(b"\xff"), "a b", "%2F"])
+def test_every_name_comes_back_from_its_key(name: str) -> None:
+    assert keys.decoded(keys.encoded(name)) == name
+    assert "/" not in keys.encoded(name)
+    assert keys.encoded(name).isascii()
+
+
+def test_a_name_that_nobody_could_read_is_refused() -> None:
+    with pytest.raises(ConfigError, match="more than 512 bytes"):
+        keys.encoded("x" * 600)
+
+
+def test_a_value_says_who_it_is_and_is_one_of_a_kind() -> None:
+    owner = keys.Owner("0123", GUEST, 4711, 12.0)
+    read = keys.read_owner(owner.as_value())
+    assert read is not None
+    assert (read.sid, read.uuid, read.pid, read.proof_s) == ("0123", GUEST.uuid, 4711, 12.0)
+    assert read.as_value() == owner.as_value()
+
+
+@pytest.mark.parametrize(
+    "value", ["", "x", "[]", "{}", "null", '{"sid": 1}', '{"sid": "a", "proof_s": "12"}', "\0"]
+)
+def test_what_we_have_not_written_names_nobody(value: str) -> None:
+    assert keys.read_owner(value) is None
+
+
+def test_the_name_of_a_file_is_this_hosts_alone(tmp_path: Path) -> None:
+    image, link = tmp_path / "image", tmp_path / "link"
+    image.touch()
+    link.symlink_to(image)
+    own = names.of(Resource(str(link)))
+    assert own == f"{os.uname().nodename}:{image}"
+    assert not names.spans_hosts(own)
+    given = names.of(Resource("/nowhere", identity="san-17"))
+    assert given == "id:san-17"
+    assert names.spans_hosts(given)
+
+
+@pytest.mark.parametrize(
+    ("uri", "name"),
+    [
+        ("rbd:pool/image:id=admin:conf=/etc/x", "rbd:pool/image"),
+        ("rbd:pool/image", "rbd:pool/image"),
+        ("nbd://Host:10809/export", "nbd://host:10809/export"),
+        ("iscsi://user%secret@Portal/iqn.2001-04.com:x/1", "iscsi://portal/iqn.2001-04.com:x/1"),
+    ],
+)
+def test_a_network_disk_has_the_name_that_all_hosts_write(uri: str, name: str) -> None:
+    assert names.of(Resource(uri)) == name
+
+
+def test_what_is_no_disk_needs_an_identity(tmp_path: Path) -> None:
+    with pytest.raises(ResourceError, match="neither a file nor a block device"):
+        names.of(Resource(str(tmp_path)))
+    with pytest.raises(ResourceError, match="ENOENT"):
+        names.of(Resource(str(tmp_path / "gone")))
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("http://a", "http://a:2379"),
+        ("https://a:1", "https://a:1"),
+        ("[::1]:2379", "http://[::1]:2379"),
+        ("10.0.0.1", "http://10.0.0.1:2379"),
+    ],
+)
+def test_an_endpoint_is_a_url_or_host_and_port(url: str, shown: str) -> None:
+    assert str(Endpoint(url)) == shown
+
+
+@pytest.mark.parametrize("url", ["", "ftp://a", "http://", "http://a:x", "http://a/v3", "a:99999"])
+def test_what_is_no_endpoint_is_refused(url: str) -> None:
+    with pytest.raises(ConfigError, match="cannot use endpoint"):
+        Endpoint(url)
+
+
+def test_what_proves_nothing_is_not_asked() -> None:
+    nobody = Client([Endpoint("http://127.0.0.1:1")])
+    compares = Transaction()
+    compares.demand_value("/k", "v")
+    compares.read("/k")  # in one branch alone
+    with pytest.raises(AssertionError, match="proves nothing"):
+        compares.commit(nobody, 0, "a proof")
+
+
+def test_modes_have_keys_of_their_own() -> None:
+    place = keys.Place("fleet", "disk", "id:x")
+    assert place.claim(Mode.EXCLUSIVE, "01") == "/lsup/v1/fleet/disk/id:x/w"
+    assert place.claim(Mode.SHARED, "01") == "/lsup/v1/fleet/disk/id:x/r/01"
+    assert json.dumps(keys.session("a/b", "01")) == '"/lsup/v1/a%2Fb/sess/01"'
+    assert b64decode("L2w=") == b"/l"
