@@ -61,6 +61,7 @@ class EtcdPlugin(Plugin):
         self._endpoints = [
             Endpoint(url.strip()) for url in config.get("endpoints", DEFAULT_ENDPOINTS).split(",")
         ]
+        self._clients: list[Client] = []
         self._leases: dict[Lease, str] = {}
         self._given_up: dict[Lease, str] = {}
         self._uncertain: set[str] = set()
@@ -72,7 +73,8 @@ class EtcdPlugin(Plugin):
             context = tls_context(*files)
         if "username" in config:
             login = Login(config["username"], config.get("password_file", ""))
-        return Client(self._endpoints, context, login)
+        self._clients.append(Client(self._endpoints, context, login))
+        return self._clients[-1]
 
     def open(self, guest: Guest) -> None:
         self._resolve()
@@ -199,7 +201,13 @@ class EtcdPlugin(Plugin):
         try:
             self._session.end(self._jobs, now() + ANSWER_S)
         finally:
-            self._jobs.close()
+            self.disconnect()
+
+    def disconnect(self) -> None:
+        """Close every connection, and leave all in etcd as it is."""
+        for client in self._clients:
+            client.close()
+        self._clients.clear()
 
     def named(self, resource: Resource) -> list[tuple[str, str]]:
         return [(self.namespace, self._place(resource).name)]
@@ -216,5 +224,6 @@ class EtcdPlugin(Plugin):
             outcome = transaction.commit_read(client, now() + ANSWER_S, what)
         finally:
             client.close()
+            self._clients.remove(client)
         claim = Claim(resource, place, resource.mode, "")
         return [Blocker(claim, kept).holder() for read in outcome.read for kept in read]

@@ -178,7 +178,7 @@ class Cluster:
             return False
         return True
 
-    def keys(self, prefix: str = "/lsup/") -> dict[str, str]:
+    def kept(self, prefix: str = "/lsup/") -> dict[str, str]:
         """Return what is kept below `prefix`, as etcd's own tool reads it."""
         said = self.etcdctl("get", "--prefix", prefix, "--write-out", "fields")
         words = [line.partition(" : ")[::2] for line in said.splitlines()]
