@@ -31,6 +31,7 @@ pytest_plugins = [
     "tests.support.packages",
     "tests.support.libvirt",
     "tests.support.sanlock",
+    "tests.support.etcd",
 ]
 
 _PYTHONS = (signal.SIGPIPE, signal.SIGXFSZ)  # ignored by Python itself

@@ -101,5 +101,5 @@ def _fate(kept: KeyValue | None) -> str:
     if kept is None:
         return "its key in etcd is gone"
     owner = keys.read_owner(kept.value)
-    taker = "what we have not written" if owner is None else f"guest {owner.guest} on {owner.host}"
+    taker = "what we have not written" if owner is None else owner.description
     return f"etcd has it for {taker}, generation {kept.mod_revision}"

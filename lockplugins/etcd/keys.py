@@ -79,16 +79,26 @@ def decoded(name: str) -> str:
 class Owner:
     """Who has a key, as its value says it; `proof_s` is the owner's K, for takers."""
 
-    __slots__ = ("guest", "host", "pid", "proof_s", "sid", "since", "uuid")
+    __slots__ = ("boot_id", "guest", "host", "pid", "proof_s", "sid", "since", "uuid")
 
     def __init__(self, sid: str, guest: Guest, pid: int, proof_s: float) -> None:
         self.sid = sid
         self.guest = guest.name
         self.uuid = guest.uuid
         self.host = os.uname().nodename
+        self.boot_id = _boot_id()
         self.pid = pid
         self.proof_s = proof_s
         self.since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())  # for people alone
+
+    @property
+    def description(self) -> str:
+        where = f"on host {self.host} since {self.since}"
+        return f"guest {self.guest} ({self.uuid}) {where}"
+
+    def local_pid(self) -> int | None:
+        """Return its supervisor's pid, if that is one of this host's since it booted."""
+        return self.pid if self.boot_id == _boot_id() else None
 
     def as_value(self) -> str:
         """Return what is written: the same for every key of one session, compared byte by byte."""
@@ -110,7 +120,12 @@ def read_owner(value: str) -> Owner | None:
     return found
 
 
+def _boot_id() -> str:
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        return file.read().strip()
+
+
 _FIELDS: dict[str, type | tuple[type, ...]] = {
     "sid": str, "guest": str, "uuid": str, "host": str, "pid": int, "proof_s": (int, float),
-    "since": str,
+    "since": str, "boot_id": str,
 }  # fmt: skip

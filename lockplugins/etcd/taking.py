@@ -64,8 +64,8 @@ class Blocker:
         generation, owner = self.kept.mod_revision, self.owner
         if owner is None:
             return Holder(mode, "what etcd has there is not ours to read", generation=generation)
-        words = f"guest {owner.guest} on host {owner.host} since {owner.since}"
-        return Holder(mode, words, host=owner.host, generation=generation)
+        pid, host = owner.local_pid(), owner.host
+        return Holder(mode, owner.description, pid=pid, host=host, generation=generation)
 
 
 class Taking:
@@ -193,7 +193,7 @@ class Taking:
         if blocker.owner is None:
             advice = f"see etcdctl get {blocker.kept.key}"
         why = f"held by {holder.description}, generation {holder.generation}"
-        name = f"{claim.mode} lease on {claim.resource.path}"
+        name = f"{claim.mode} lease for {claim.resource.type} {claim.resource.path}"
         return LeaseHeldError("acquire", name, why, advice, holder)
 
 
@@ -202,5 +202,5 @@ def _by_key(outcome: Outcome) -> dict[str, KeyValue]:
 
 
 def _named(claims: Claims) -> str:
-    first = claims[0].resource.path if claims else "nothing"
-    return f"lease on {first}" if len(claims) == 1 else f"leases on {first} and others"
+    first = f"{claims[0].resource.type} {claims[0].resource.path}" if claims else "nothing"
+    return f"lease for {first}" if len(claims) == 1 else f"leases for {first} and others"

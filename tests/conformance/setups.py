@@ -11,6 +11,7 @@ import os
 import re
 import uuid
 from typing import TYPE_CHECKING, Protocol
+from urllib.parse import quote
 
 from lockplugins.contract import Mode, Resource, ResourceType
 from tests.support import proclocks
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     import pytest
 
     from supervisor.spec import GuestSpec
+    from tests.support.etcd import Cluster
     from tests.support.guard import Guard
     from tests.support.sanlock import Daemon
 
@@ -197,6 +199,53 @@ class SanlockSetup:
         raise NotImplementedError(record, disks)
 
 
+class EtcdSetup:
+    """Plugin `etcd`: a namespace of the test's own in the session's cluster of one member."""
+
+    plugin = "etcd"
+    kind = ResourceType.DISK
+
+    def __init__(self, directory: Path, cluster: Cluster) -> None:
+        self._directory = directory
+        self._cluster = cluster
+        self._namespace = str(uuid.uuid4())
+        table = {"namespace": self._namespace, "failover_s": "15"}
+        self.config = {"etcd": cluster.config() | table}
+        self.env: dict[str, str] = {}
+
+    def disk(self, name: str) -> str:
+        path = self._directory / name
+        path.write_bytes(os.urandom(DISK_BYTES))
+        os.utime(path, ns=(1, 2))
+        return str(path)
+
+    def lease(self, spec: GuestSpec, mode: str, disk: str) -> None:
+        spec.resources.append(Resource(disk, mode))
+
+    def held(self, disk: str) -> list[str]:
+        return sorted(
+            Mode.EXCLUSIVE if key.endswith("/w") else Mode.SHARED for key in self._kept(disk)
+        )
+
+    def _kept(self, disk: str) -> dict[str, str]:
+        name = quote(f"{os.uname().nodename}:{disk}", safe=":")
+        below = f"/lsup/v1/{self._namespace}/disk/{name}/"
+        found = self._cluster.kept(below)
+        return {key: value for key, value in found.items() if "/p/" not in key}
+
+    def holder(self, guard: Guard) -> int:
+        return guard.pid
+
+    def facts(self, disks: Sequence[str]) -> Facts:
+        return {disk: (*_facts(disk), self._kept(disk)) for disk in disks}
+
+    def watch(self, record: Path) -> list[str]:
+        raise NotImplementedError(record)
+
+    def given_back(self, record: Path, disks: Sequence[str]) -> list[str]:
+        raise NotImplementedError(record, disks)
+
+
 def _held(path: str) -> list[str]:
     modes = {"READ": Mode.SHARED, "WRITE": Mode.EXCLUSIVE}
     return sorted(modes[lock.mode] for lock in proclocks.locks(path) if lock.first == 0)
@@ -220,15 +269,19 @@ SETUPS: dict[str, Callable[[Path, pytest.FixtureRequest], Setup]] = {
     "sanlock": lambda directory, tests: SanlockSetup(
         directory, tests.getfixturevalue("sanlock_host")
     ),
+    "etcd": lambda directory, tests: EtcdSetup(directory, tests.getfixturevalue("etcd_member")),
 }
 
 SEVERAL = "several"
 ORDER = "order"
 EXAMINED = "examined"
 KEPT = "kept"
+AT_ONCE = "at once"
 # What cannot be asked of a plugin: a mode; several leases for one guest; in which order it gives
-# back what it had when it is refused; what doctor says; to keep the leases of a guest that pauses.
+# back what it had when it is refused; what doctor says; to keep the leases of a guest that pauses;
+# to have free at once what a supervisor held that was killed.
 CANNOT: dict[str, set[str]] = {
     "vm": {Mode.SHARED, SEVERAL, ORDER},
     "sanlock": {ORDER, EXAMINED, KEPT},
+    "etcd": {ORDER, EXAMINED, KEPT, AT_ONCE},
 }

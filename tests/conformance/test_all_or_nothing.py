@@ -9,7 +9,7 @@ import pytest
 
 from lockplugins.contract import Mode
 from supervisor import rundir
-from tests.conformance.setups import ORDER, SEVERAL
+from tests.conformance.setups import AT_ONCE, ORDER, SEVERAL
 from tests.support import waiting
 from tests.support.guard import DEADLINE_S
 
@@ -74,6 +74,7 @@ def test_what_was_taken_is_given_back_in_reverse(
     assert [disk for disk in given_back if disk != disks[-1]] == disks[-2::-1]
 
 
+@pytest.mark.asks(AT_ONCE)
 def test_a_waiter_holds_nothing_while_it_waits(
     manager: Setup, guards: Guards, disks: list[str]
 ) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from lockplugins.contract import Mode
+from tests.conformance.setups import AT_ONCE
 from tests.support import waiting
 from tests.support.guard import DEADLINE_S
 
@@ -122,7 +123,7 @@ def test_conflicting_modes_are_refused(
     assert manager.held(disk) == [held]
 
 
-@pytest.mark.asks(SHARED)
+@pytest.mark.asks(SHARED, AT_ONCE)
 def test_exclusive_follows_the_last_sharer(manager: Setup, guards: Guards) -> None:
     disk = manager.disk("disk")
     first, last = guards.run((SHARED, disk)), guards.run((SHARED, disk))

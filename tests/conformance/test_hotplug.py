@@ -12,6 +12,7 @@ import pytest
 from lockplugins.contract import Capability, Mode, Resource
 from supervisor import rundir
 from tests.conformance.capable import able, capabilities
+from tests.conformance.setups import AT_ONCE
 from tests.support import proclocks, waiting
 from tests.support.guard import DEADLINE_S, Guards
 from tests.support.pausing import Pausable
@@ -65,6 +66,7 @@ def test_what_is_plugged_is_held_and_freed_when_unplugged_and_the_guest_runs_on(
 
 
 @pluggable
+@pytest.mark.asks(AT_ONCE)
 @pytest.mark.parametrize(
     ("held", "asked"), [(EXCLUSIVE, EXCLUSIVE), (EXCLUSIVE, SHARED), (SHARED, EXCLUSIVE)]
 )
@@ -115,6 +117,7 @@ def test_what_is_plugged_already_or_not_at_all_changes_nothing(
 
 
 @pluggable
+@pytest.mark.asks(AT_ONCE)
 @pytest.mark.parametrize("mode", Mode.ALL)
 def test_what_is_plugged_is_carried_until_the_guest_is_dead(
     manager: Setup, guards: Guards, mode: str

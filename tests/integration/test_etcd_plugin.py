@@ -36,13 +36,9 @@ if TYPE_CHECKING:
 FAILOVER_S = 15
 
 
-@pytest.fixture(scope="module")
-def one(
-    require: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Cluster]:
-    require("etcd")
-    with Cluster(tmp_path_factory.mktemp("one") / "etcd") as cluster:
-        yield cluster
+@pytest.fixture
+def one(etcd_member: Cluster) -> Cluster:
+    return etcd_member
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +96,9 @@ def test_all_of_a_guest_is_taken_in_one_transaction_or_nothing(
     leases = first.acquire([vm("first"), *map(disk, disks)], None)
     assert len({lease.generation for lease in leases}) == 1
     before = one.kept()
-    with pytest.raises(LeaseHeldError, match=r"guest first on host .*generation \d+") as refused:
+    with pytest.raises(
+        LeaseHeldError, match=r"guest first \(uuid-first\) on host .*generation \d+"
+    ) as refused:
         second.acquire([vm("second"), disk(disks[1]), disk(disks[0])], None)
     assert refused.value.holder is not None
     assert refused.value.holder.host == os.uname().nodename

@@ -12,10 +12,13 @@ import socket
 import subprocess
 from typing import TYPE_CHECKING
 
+import pytest
+
 from tests.support import waiting
 
 if TYPE_CHECKING:
     import signal
+    from collections.abc import Callable, Iterator
     from pathlib import Path
     from typing import Self
 
@@ -207,6 +210,16 @@ class Cluster:
         self.etcdctl("user", "grant-role", USER, USER)
         self.etcdctl("auth", "enable")
         self._guarded = True
+
+
+@pytest.fixture(scope="session")
+def etcd_member(
+    require: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Cluster]:
+    """Have a cluster of one member that nobody hurts; a test uses a namespace of its own."""
+    require("etcd")
+    with Cluster(tmp_path_factory.mktemp("etcd") / "one") as cluster:
+        yield cluster
 
 
 def free_ports(host: str = _HOST) -> tuple[int, int]:
