@@ -108,7 +108,7 @@ class Client:
         self._try_s = try_s
         self._turn = 0
 
-    def ask(self, path: str, message: Message, until: float, what: str = "") -> Answer:
+    def ask(self, path: str, message: Message, until: float, what: str) -> Answer:
         """Ask the members in turn until one has answered; `what` names the matter in errors.
 
         `until`: an instant of CLOCK_BOOTTIME. Raises RefusedError, UnreachableError,
@@ -136,8 +136,10 @@ class Client:
                 pause(min(PAUSE_S, until - now()))
             if now() >= until:
                 said = "; ".join(f"{name}: {doubt}" for name, doubt in doubts.items())
-                kind = UnknownOutcomeError if doubtful else UnreachableError
-                raise kind("ask", what or "etcd", said)
+                if doubtful:
+                    why = f"asked, and no answer: {said}"
+                    raise UnknownOutcomeError("be sure of", what, why, "see doctor")
+                raise UnreachableError("reach", f"etcd for {what}", said, "see doctor")
 
     def _try(self, which: int, path: str, message: Message, until: float, what: str) -> Answer:
         """Ask one member once, with a token of today."""
@@ -153,7 +155,7 @@ class Client:
             status, found = connection.ask(path, message, headers, until)
             if status == _OK:
                 return Answer(found, sent, endpoint, doubtful=False)
-            refusal = _refusal(what or "etcd", endpoint, status, found)
+            refusal = _refusal(what, endpoint, status, found)
             is_stale = _TOKEN in refusal.reason or _REVISION in refusal.reason
             if fresh or self._login is None or not is_stale:
                 raise refusal
@@ -196,7 +198,7 @@ def _refusal(what: str, endpoint: str, status: int, found: Message) -> RefusedEr
         advice = "see the role of the user, and the namespace"
     elif number == _UNAUTHENTICATED or "authentication" in reason:
         advice = "see username and password_file"
-    return RefusedError("ask", what, f"{endpoint}: {reason} (code {number})", advice, number)
+    return RefusedError("get", what, f"{endpoint}: {reason} (code {number})", advice, number)
 
 
 def tls_context(ca_cert: str | None, cert: str | None, key: str | None) -> ssl.SSLContext:

@@ -8,7 +8,7 @@ absent starts his watch anew. It must not know how ownership is taken.
 
 from __future__ import annotations
 
-from lockplugins.contract import LeaseLostError, LeaseUnknownError
+from lockplugins.contract import LeaseLostError
 from lockplugins.etcd import keys
 from lockplugins.etcd.transaction import Transaction
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from lockplugins.etcd.session import Session
     from lockplugins.etcd.transaction import KeyValue, Outcome
 
-WHAT = "proof of the leases"
+WHAT = "proof of ownership"
 
 
 class Keeping:
@@ -53,7 +53,7 @@ class Keeping:
             # Else a lease was released while we asked: without it.
 
     def heal(self, client: Client, until: float) -> float:
-        """Have the session anew, and every key with it; returns when that was asked, as a proof.
+        """Have the session, and every key with it, anew; returns when that was asked, as a proof.
 
         Raises as `prove` does.
         """
@@ -76,12 +76,10 @@ class Keeping:
                 return outcome.sent
             if not self._is_ours(held, outcome):
                 continue
-            mine = outcome.read[0]
-            if mine and mine[0].value == session.value:  # another try, or thread, has healed it
+            if mine := outcome.read[0]:  # another try, or another thread, has healed it
                 session.adopt(mine[0].lease, mine[0].create_revision)
                 return self.prove(client, until)
-            why = "the session was made and ended while it was healed"
-            raise LeaseUnknownError("keep", WHAT, why, "it is tried again")
+            # Else it was healed and has ended again, all the while.
 
     def _demand_all(self, transaction: Transaction, held: dict[str, str]) -> None:
         for key in held:
@@ -90,6 +88,9 @@ class Keeping:
     def _is_ours(self, held: dict[str, str], outcome: Outcome) -> bool:
         """Is every key still ours? Else False if it was released meanwhile, or LeaseLostError."""
         found = {kept.key: kept for read in outcome.read for kept in read}
+        mine = found.get(self._session.key)
+        if mine is not None and mine.value != self._session.value:
+            raise LeaseLostError("keep", "the session", _fate(mine))
         wrong = [key for key in held if key not in found or found[key].value != self._session.value]
         for key in wrong:
             if key in self.held:

@@ -85,7 +85,7 @@ class EtcdPlugin(Plugin):
         self._session = Session(key, sid, value, self.timing.ttl_s)
         self._keeping = Keeping(self._session)
         self._taking = Taking(self._jobs, self._keeping, self.namespace, self.timing, self._session)
-        self._session.make(self._jobs, now() + ANSWER_S)
+        self._keeping.heal(self._jobs, now() + ANSWER_S)
 
     def _resolve(self) -> None:
         """Look every member's name up; one that has an address is enough."""
@@ -141,8 +141,10 @@ class EtcdPlugin(Plugin):
             if revision is not None:
                 self._keeping.held |= {claim.key: claim.resource.path for claim in claims}
                 return revision
+            if not self._taking.blockers and now() < limit:
+                continue  # there was one, and he has gone
             if wait_until is None or now() >= wait_until:
-                raise self._taking.refusal(claims)
+                raise self._taking.refusal()
             pause(min(POLL_S, wait_until - now()))
 
     def release(self, lease: Lease) -> None:

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import os
 
-from lockplugins.contract import LockError
 from lockplugins.etcd.client import RefusedError
-from lockplugins.etcd.transaction import Transaction
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,7 +22,7 @@ _LARGEST_GRANT = (1 << 63) - 1
 class Session:
     """One supervisor's key `key`; `created` is the revision that made it, 0 while there is none.
 
-    `value` is what it holds. Each method asks with the caller's client.
+    `value` is what it holds. Each method asks with the caller's client. `Keeping.heal` makes it.
     """
 
     def __init__(self, key: str, sid: str, value: str, ttl_s: int) -> None:
@@ -34,23 +32,6 @@ class Session:
         self.created = 0
         self.grant = 0
         self._ttl_s = ttl_s
-
-    def make(self, client: Client, until: float) -> None:
-        """Have etcd know it; raises the client's errors."""
-        grant = self.new_grant(client, until)
-        transaction = Transaction()
-        transaction.demand_created(self.key, 0)
-        transaction.put(self.key, self.value, grant)
-        transaction.read_otherwise(self.key)
-        outcome = transaction.commit(client, until, f"session {self.sid}")
-        if outcome.succeeded:
-            self.adopt(grant, outcome.revision)
-            return
-        for found in outcome.read[0]:
-            if found.value == self.value and found.lease == grant:
-                self.adopt(grant, found.create_revision)  # an earlier try has made it
-                return
-        raise LockError("make", f"etcd session {self.sid}", "somebody else's has its name")
 
     def new_grant(self, client: Client, until: float) -> int:
         """Return a new TTL grant of etcd's; one that is never used ends by itself."""

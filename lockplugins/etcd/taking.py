@@ -7,7 +7,7 @@ It must not know how ownership is kept.
 
 from __future__ import annotations
 
-from lockplugins.contract import Holder, LeaseHeldError, LeaseUnknownError, Mode, UnsupportedError
+from lockplugins.contract import Holder, LeaseHeldError, Mode, UnsupportedError
 from lockplugins.etcd import keys
 from lockplugins.etcd.connection import now
 from lockplugins.etcd.transaction import MOST_OPERATIONS, Transaction
@@ -79,7 +79,7 @@ class Taking:
         self._namespace = namespace
         self._timing = timing
         self._session = session
-        self._blockers: dict[str, Blocker] = {}
+        self.blockers: dict[str, Blocker] = {}
 
     def attempt(self, claims: Claims, value: str, until: float) -> int | None:
         """Take all of it, or nothing; returns the revision, None if somebody is in the way.
@@ -121,7 +121,7 @@ class Taking:
         """Demand that nobody is in the way but who is proven dead, and is so still."""
         dead = [
             blocker
-            for blocker in self._blockers.values()
+            for blocker in self.blockers.values()
             if blocker.claim is claim and blocker.may_be_taken_at(self._timing) <= now()
         ]
         owners = [blocker for blocker in dead if blocker.kept.key == claim.place.owner]
@@ -140,7 +140,7 @@ class Taking:
                 transaction.delete(blocker.kept.key)
 
     def _on(self, claim: Claim) -> list[Blocker]:
-        return [blocker for blocker in self._blockers.values() if blocker.claim is claim]
+        return [blocker for blocker in self.blockers.values() if blocker.claim is claim]
 
     def _session_of(self, blocker: Blocker) -> str:
         sid = blocker.owner.sid if blocker.owner else ""  # "": never proven dead, and not asked for
@@ -166,25 +166,22 @@ class Taking:
                 transaction.read(self._session_of(blocker))
         present = _by_key(transaction.commit_read(self._client, until, _named(claims)))
         seen = now()
-        known, self._blockers = self._blockers, {}
+        known, self.blockers = self.blockers, {}
         for blocker in blockers:
             kept = present.get(blocker.kept.key)
             if kept is None or kept.mod_revision != blocker.kept.mod_revision:
                 continue  # changed since: the next attempt will meet it
-            self._blockers[kept.key] = blocker
+            self.blockers[kept.key] = blocker
             if blocker.owner is not None and self._session_of(blocker) not in present:
                 before = known.get(kept.key)
                 same = before is not None and before.kept.mod_revision == kept.mod_revision
                 earlier = before.absent_since if before is not None and same else None
                 blocker.absent_since = seen if earlier is None else earlier
 
-    def refusal(self, claims: Claims) -> LeaseHeldError | LeaseUnknownError:
+    def refusal(self) -> LeaseHeldError:
         """Return who is in the way, and until when, as an error."""
-        blockers = list(self._blockers.values())
-        if not blockers:
-            why = "others took and released it while it was looked at"
-            return LeaseHeldError("acquire", _named(claims), why, "try again")
-        blocker = blockers[0]
+        # Who lives goes first: the dead are not waited for as long.
+        blocker = min(self.blockers.values(), key=lambda blocker: blocker.absent_since or 0)
         holder, claim = blocker.holder(), blocker.claim
         advice = "stop the guest there, or wait with --wait"
         if blocker.absent_since is not None:

@@ -156,11 +156,11 @@ def test_the_next_member_is_asked_and_the_doubt_is_kept(
     bad, good = member(VICES["hangs"]), member(says(_OK))
     both = client(bad.endpoint, good.endpoint)
     before = now()
-    answer = both.ask("/v3/kv/txn", {}, now() + IN_TIME_S)
+    answer = both.ask("/v3/kv/txn", {}, now() + IN_TIME_S, "test")
     assert answer.doubtful
     assert answer.endpoint == str(good.endpoint)
     assert answer.sent >= before + PATIENCE_S  # of the try that was answered
-    again = both.ask("/v3/kv/txn", {}, now() + IN_TIME_S)
+    again = both.ask("/v3/kv/txn", {}, now() + IN_TIME_S, "test")
     assert not again.doubtful  # the good one goes first now
     assert b"".join(bad.seen).count(b"POST") == 1
 
@@ -172,10 +172,10 @@ def test_unreachable_and_unknown_are_told_apart(
     nobody = Endpoint(f"http://127.0.0.1:{port}")
     nobody.resolve()
     with pytest.raises(UnreachableError, match="ECONNREFUSED"):
-        client(nobody).ask("/", {}, now() + PATIENCE_S)
+        client(nobody).ask("/", {}, now() + PATIENCE_S, "test")
     silent = member(VICES["hangs"])
     with pytest.raises(UnknownOutcomeError, match="timed out"):
-        client(nobody, silent.endpoint, try_s=0.1).ask("/", {}, now() + PATIENCE_S)
+        client(nobody, silent.endpoint, try_s=0.1).ask("/", {}, now() + PATIENCE_S, "test")
 
 
 @pytest.mark.parametrize(
@@ -202,5 +202,5 @@ def test_only_a_final_no_is_a_refusal(
     head = f"HTTP/1.1 {status} X\r\nContent-Length: {len(body)}\r\n\r\n".encode()
     one = member(says(head + body))
     with pytest.raises(error, match=message) as raised:
-        client(one.endpoint, try_s=0.2).ask("/", {}, now() + PATIENCE_S)
+        client(one.endpoint, try_s=0.2).ask("/", {}, now() + PATIENCE_S, "test")
     assert isinstance(raised.value, error)
