@@ -30,11 +30,11 @@ if TYPE_CHECKING:
 JOIN = "+"
 
 _BUILT_IN = {
-    "etcd": "lockplugins.etcd.plugin:EtcdPlugin",
     "file": "lockplugins.file.plugin:FilePlugin",
     "nop": "lockplugins.nop:NopPlugin",
     "vm": "lockplugins.vm:VmPlugin",
     "sanlock": "lockplugins.sanlock.plugin:SanlockPlugin",
+    "etcd": "lockplugins.etcd.plugin:EtcdPlugin",
 }
 _ALIASES = {"sync-manager": "sanlock"}
 

@@ -22,6 +22,7 @@ FILE_VARIABLE = "LOCK_SUPERVISOR_CONFIG"
 RUNTIME_DIR_VARIABLE = "LOCK_SUPERVISOR_RUNTIME_DIR"
 
 _POWEROFF = "poweroff"
+_LIST = ","  # between the parts of a value that is several
 _DIRECTORY = "_dir"  # a plugin's key that ends so names a directory
 
 
@@ -224,6 +225,11 @@ def _scalar(path: str, key: str, value: object) -> str:
         return "1" if value else "0"
     if isinstance(value, int | float):
         return str(value)
+    if isinstance(value, list) and value:
+        parts = [_text(path, key, part) for part in value]
+        if any(_LIST in part for part in parts):
+            raise wrong(path, f"{key} = {value}", f"a {_LIST} within", "a string for each")
+        return _LIST.join(parts)
     return _text(path, key, value)
 
 

@@ -28,7 +28,6 @@ class Keeping:
         self._session = session
         self.held: dict[str, str] = {}  # changed by one thread, copied by others
         self.healed = 0
-        self.revision = 0
 
     def prove(self, client: Client, until: float) -> float:
         """Return when the proven request was sent (CLOCK_BOOTTIME).
@@ -70,9 +69,8 @@ class Keeping:
                 transaction.read_otherwise(key)
             outcome = transaction.commit(client, until, WHAT)
             if outcome.succeeded:
+                self.healed += session.created > 0
                 session.adopt(grant, outcome.revision)
-                self.healed += 1
-                self.revision = outcome.revision
                 return outcome.sent
             if not self._is_ours(held, outcome):
                 continue

@@ -34,9 +34,9 @@ class Timing:
         except ValueError:
             self.failover_s = 0.0
         if not LEAST_FAILOVER_S <= self.failover_s <= MOST_FAILOVER_S:
-            why = f"{failover} is not from {LEAST_FAILOVER_S:g} to {MOST_FAILOVER_S:g} seconds"
-            advice = "an owner needs it to outlast the choice of a new leader"
-            raise ConfigError("use", "[etcd] failover_s", why, advice)
+            why = "an owner could not outlast the choice of a new leader, or nobody the wait"
+            allowed = f"allowed: {LEAST_FAILOVER_S:g} to {MOST_FAILOVER_S:g} seconds"
+            raise ConfigError("use", f"failover_s = {failover}", why, allowed)
         self.ttl_s = int(self.failover_s * _TTL_SHARE)
         self.proof_s = self.failover_s * _PROOF_SHARE
         self.watch_s = self.failover_s * _WATCH_SHARE

@@ -90,7 +90,10 @@ def test_without_a_file_the_defaults_hold() -> None:
         ("[sanlock]\nio_timeout = 1.5", ("io_timeout = 1.5 ", "table [sanlock]", "0 to 255")),
         ('[sanlock]\ndisk_lease_dir = "x"', ("table [sanlock] disk_lease_dir", "relative")),
         ('[sanlock]\nuser = "no-such"', ("user = no-such ", "table [sanlock]", "or a number")),
-        ("[etcd]\nfailover_s = 30", ("table [etcd]", "there is no such plugin here")),
+        ("[etcd]\nfailover_s = 5", ("failover_s = 5", "table [etcd] of ", "15 to 3600")),
+        ('[etcd]\nendpoints = ["a", 1]', ("table [etcd] endpoints", "a string")),
+        ('[etcd]\nendpoints = ["a", "b,c"]', ("table [etcd] endpoints", "a string")),
+        ("[consul]\nhost = 1", ("table [consul]", "there is no such plugin here")),
         ("[nonsense]", ("table [nonsense]", "file nop")),
     ],
 )

@@ -49,7 +49,7 @@ def test_the_default_is_what_the_documentation_says() -> None:
 
 @pytest.mark.parametrize("wrong", ["14.9", "0", "-30", "nan", "inf", "3601", "soon", ""])
 def test_a_time_that_cannot_hold_is_refused(wrong: str) -> None:
-    with pytest.raises(ConfigError, match=r"failover_s: .* is not from 15 to 3600 seconds"):
+    with pytest.raises(ConfigError, match="allowed: 15 to 3600 seconds"):
         Timing(wrong)
 
 
