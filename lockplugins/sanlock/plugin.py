@@ -39,7 +39,7 @@ from lockplugins.sanlock.taking import Taking
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import socket
+    import _socket
     from collections.abc import Mapping, Sequence
 
     from lockplugins.contract import Carrier, Holder, Resource
@@ -70,7 +70,7 @@ class SanlockPlugin(Plugin):
         self._settings = settings.Settings(config)
         self._life = Life()
         self._library: Library | None = None
-        self._watched: socket.socket | None = None
+        self._watched: _socket.socket | None = None
         self._guest = Guest("", "")
         self._taking: Taking | None = None
         self._located: dict[Lease, Located] = {}

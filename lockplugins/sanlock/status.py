@@ -7,9 +7,9 @@ know guests or disks.
 
 from __future__ import annotations
 
+import _socket  # socket would import enum and selectors, and this is loaded at launch
 import ctypes
 import os
-import socket
 from struct import Struct
 
 from lockplugins.contract import LeaseUnknownError, LockError, cause
@@ -91,16 +91,16 @@ class Status:
         self.resources: list[Held] = []
 
 
-def connect(message: bytes = b"") -> tuple[socket.socket, bytes]:
+def connect(message: bytes = b"") -> tuple[_socket.socket, bytes]:
     """Return a connection to the daemon, and its answer to a message, which is its last word.
 
     Raises LockError, which says how to have a daemon.
     """
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
     try:
         # Not settimeout: then connect does not wait for a daemon that is busy with others.
-        for bound in (socket.SO_SNDTIMEO, socket.SO_RCVTIMEO):
-            connection.setsockopt(socket.SOL_SOCKET, bound, _TIMEVAL.pack(ANSWER_S, 0))
+        for bound in (_socket.SO_SNDTIMEO, _socket.SO_RCVTIMEO):
+            connection.setsockopt(_socket.SOL_SOCKET, bound, _TIMEVAL.pack(ANSWER_S, 0))
         connection.connect(_socket_path())
         connection.sendall(message)
         heard = iter(lambda: connection.recv(_CHUNK), b"") if message else ()
