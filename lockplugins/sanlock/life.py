@@ -120,8 +120,8 @@ class Life:
             if joined is None or joined.number != number:
                 raise LeaseLostError("keep", f"lockspace {name}", "this host has left it")
             if joined.is_ending:
-                why = f"sanlock gives it up{_how(joined)}"
-                raise LeaseLostError("keep", f"lockspace {name}", why)
+                given_up = f"sanlock gives it up{_how(joined)}"
+                raise LeaseLostError("keep", f"lockspace {name}", given_up)
             if _file(joined) != file:
                 why = f"{joined.path} is another file now, which other hosts may use"
                 raise LeaseLostError("keep", f"lockspace {name}", why)

@@ -70,7 +70,7 @@ def test_whoever_gives_up_waits_no_longer(host: Daemon, guards: Guards, terminal
     )  # fmt: skip
     screen.until(lambda lines: any(LINE in line for line in lines), "the line is there")
     terminal.type(CONTROL_C)
-    said = "lock-supervisor: cannot start guest guest: signal 2 came first; nothing held"
+    said = "lock-supervisor: cannot run guest guest: signal 2 came first; nothing held"
     screen.until(lambda lines: lines == [said], "the error is all that is left")
     assert guard.wait().code == 128 + signal.SIGINT
     waiting.until(lambda: host.status().lockspaces, DEADLINE_S, "the host has joined all the same")

@@ -125,6 +125,8 @@ CASES = (
          "A relative directory would be another one for each user."),
     Case(2, file("stop_timeout = 'soon'\n"),
          "The value is no number."),
+    Case(2, file("[etcd]\nendpoints = ['http://a,http://b']\n"),
+         "A list has a text for each of its parts."),
     Case(2, file("auto_disk_leases = 'never'\n"),
          "The value is neither true nor false."),
     Case(2, directory("runtime_dir = 'run'\n"),

@@ -196,6 +196,7 @@ CASES = (
     Case(112, had_by_others, "While the guest was parked another owned the disk. It is ended."),
     Case(111, held_by_others, "While the guest was parked another took the disk. It is tried again "
          "until the time for parking is over."),
-    Case(111, none_to_release, "A program has released a lease that it does not have."),
+    Case(111, none_to_release, "A program has released a lease that it does not have.",
+         "lockplugins.etcd"),
     Case(111, no_transaction, "What answers is no etcd, or one of another version."),
 )  # fmt: skip

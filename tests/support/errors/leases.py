@@ -215,7 +215,8 @@ LOCKS = 'file_lockspace_dir = "/proc/locks"'
 CASES = (
     Case(110, held_by_a_guest,
          "Another guest of ours uses the disk. `status web1` shows it; `stop web1` ends it. "
-         "Never delete the lock, never start QEMU without us instead."),
+         "Never delete the lock, never start QEMU without us instead.",
+         "lockplugins.kernel_locks.books"),
     Case(110, held_by_a_stranger,
          "Another program holds the lock: its pid and command are named. virtlockd means a guest "
          "of libvirt (`virsh list`)."),
@@ -227,7 +228,8 @@ CASES = (
          "A misspelt path, or a filesystem that is not mounted. Mount it before you create "
          "anything.", "lockplugins.file.names:_find"),
     Case(111, run("--disk", ".", "true"),
-         "A directory was named, or a directory was mounted over the disk."),
+         "A directory was named, or a directory was mounted over the disk.",
+         "lockplugins.file.names:_find"),
     Case(111, by_nobody("run", "--disk", "disk.raw", "true"),
          "We may not write to the disk. Run as its owner or root, or lease it shared: `--disk "
          "PATH,shared`."),
@@ -236,7 +238,7 @@ CASES = (
          "`doctor --disk PATH` tells."),
     Case(111, configured(LOCKS, "run", "--disk", "disk.raw", "true"),
          "The configured lockspace directory is missing, not mounted, or no directory.",
-         "lockplugins.file.attempt"),
+         "lockplugins.kernel_locks.lockfile"),
     Case(111, a_lock_file_that_is_none,
          "Somebody put something else where the lock file belongs."),
     Case(2, run("--lease", "web1", "true"),

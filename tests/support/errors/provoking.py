@@ -116,10 +116,9 @@ def _neutral(line: str, world: World) -> str:
 
 def site_of(line: Line, sites: Sequence[Site]) -> Site:
     """Return the one site that says this line; where several fit, the case has to say which."""
-    fits = {site: site.fits(line.said.line) for site in sites}
+    places = [site for site in sites if site.where.startswith(line.case.at)]
+    fits = {site: site.fits(line.said.line) for site in places}
     best = [site for site, fit in fits.items() if fit >= 0 and fit == max(fits.values())]
-    if len(best) > 1:
-        best = [site for site in best if site.where.startswith(line.case.at)]
     listed = "\n".join(map(str, best)) or "none of them"
     assert len(best) == 1, f"{line.said.line}\nmay be said by {listed}\nname one of them in `at`"
     return best[0]

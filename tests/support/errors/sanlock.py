@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lockplugins.contract import Lease, Resource, ResourceType
-from lockplugins.sanlock import claims, files, library, names, status
+from lockplugins.sanlock import claims, files, library, life, names, status
 from lockplugins.sanlock.plugin import SanlockPlugin
 from lockplugins.sanlock.settings import LOCKSPACE, Settings
 from tests.support import sanlock_facts as facts
@@ -104,6 +104,21 @@ def without_a_daemon(world: World) -> Said:
     return world.says("who", "--plugin", "sanlock", "disk.raw", env=ABSENT)
 
 
+def badly_configured(world: World) -> Said:
+    file = world.write("config.toml", "[sanlock]\nhost_id = 0\n")
+    return world.says("run", "--config", file, "true")
+
+
+def membership(path: str) -> status.Membership:
+    """Return what a daemon would say of a lockspace at `path`."""
+    where = library.Lockspace(LOCKSPACE.encode(), 1, 0, library.Disk(path.encode()))
+    numbers = (
+        "space_id", "io_timeout", "host_generation", "renewal_last_success", "corrupt_result",
+        "renewal_last_result", "killing_pids", "space_dead", "sector_size",
+    )  # fmt: skip
+    return status.Membership(where, dict.fromkeys(numbers, "1") | {"list": "spaces"})
+
+
 def nine_names(_world: World) -> Said:
     leases = [
         Resource("/x", resource_type=ResourceType.LEASE, lockspace="a", key=f"{number}")
@@ -139,6 +154,8 @@ REGISTERED = f"""{GUEST}
 (lease,) = made.acquire([Resource(disk)], None)
 """
 CASES = (
+    Case(2, badly_configured,
+         "A plugin's table has a value that the plugin cannot use.", "supervisor.config:_table"),
     Case(2, run("--plugin", "sanlock", "--disk", "disk.raw", "true"),
          "Every host of the lockspace needs a number of its own: `host_id` in `[sanlock]`."),
     Case(2, plugin(lambda made, _: type(made)({"io_timeout": "ten"}, made.carrier)),
@@ -195,6 +212,17 @@ CASES = (
     Case(112, program(LIFE + "joined.number += 1\nproof.watch(joined)\nproof.check()"),
          "An administrator, or sanlock, has taken this host out of the lockspace: whoever used it "
          "is ended."),
+    Case(112, program(LIFE + "import os, shutil\ncopy = shutil.copy(joined.path, disk)\n"
+         "os.rename(copy, joined.path)\nproof.check()"),
+         "Somebody has replaced the lockspace's file: other hosts use another one than sanlock "
+         "here, which is as if they used none."),
+    Case(111, lambda _: raised(lambda: life._file(membership("/nowhere"))),
+         "The lockspace's file is gone, or its storage is. Said as the reason when a lease is "
+         "lost.", "lockplugins.sanlock.life:_file"),
+    Case(111, lambda _: raised(lambda: life._check_record(membership("/nowhere"))),
+         "The same, before a guest is started.", "lockplugins.sanlock.life:_check_record"),
+    Case(111, lambda _: raised(lambda: life._check_record(membership("/dev/null"))),
+         "sanlock has the lockspace open that was there before somebody replaced its file."),
     Case(111, program("from lockplugins.sanlock import status\nstatus.hosts('none')", joined=False),
          "The daemon answered with an error of its own.", "lockplugins.sanlock.status:_ask"),
     Case(111, lambda _: raised(lambda: status._Answer(b"").take(1)),
