@@ -91,6 +91,21 @@ class Login:
             raise ConfigError("read", f"password_file {self._password_file}", why) from error
 
 
+class Believed:
+    """Which cluster have all of one guest's clients asked? `cluster` is its id, once known."""
+
+    def __init__(self) -> None:
+        self.cluster: object = None
+
+    def check(self, found: Message) -> None:
+        """Raise NotSentError for a member of another cluster: that has its own owners."""
+        header = found.get("header")
+        cluster = header.get("cluster_id") if isinstance(header, dict) else None
+        self.cluster = self.cluster or cluster
+        if cluster not in {None, self.cluster}:
+            raise NotSentError(f"it is of another cluster ({cluster}) than {self.cluster}")
+
+
 class Client:
     """One user of a cluster, for one thread; `close` closes its connections."""
 
@@ -99,12 +114,14 @@ class Client:
         endpoints: Sequence[Endpoint],
         context: ssl.SSLContext | None = None,
         login: Login | None = None,
+        believed: Believed | None = None,
         try_s: float = TRY_S,
     ) -> None:
         self._endpoints = tuple(endpoints)
         self._connections = [Connection(endpoint, context) for endpoint in endpoints]
         self._login = login
         self._token = ""
+        self._believed = believed or Believed()
         self._try_s = try_s
         self._turn = 0
 
@@ -154,6 +171,7 @@ class Client:
             sent = now()
             status, found = connection.ask(path, message, headers, until)
             if status == _OK:
+                self._believed.check(found)
                 return Answer(found, sent, endpoint, doubtful=False)
             refusal = _refusal(what, endpoint, status, found)
             is_stale = _TOKEN in refusal.reason or _REVISION in refusal.reason

@@ -17,9 +17,17 @@ from __future__ import annotations
 
 import os
 
-from lockplugins.contract import Capability, Lease, LeaseLostError, LockError, Mode, Plugin
+from lockplugins.contract import (
+    Capability,
+    Lease,
+    LeaseLostError,
+    LockError,
+    Mode,
+    Plugin,
+    ResourceType,
+)
 from lockplugins.etcd import keys, names
-from lockplugins.etcd.client import Client, Login, UnknownOutcomeError, tls_context
+from lockplugins.etcd.client import Believed, Client, Login, UnknownOutcomeError, tls_context
 from lockplugins.etcd.connection import Endpoint, now, pause
 from lockplugins.etcd.keeping import Keeping
 from lockplugins.etcd.session import Session, new_sid
@@ -30,8 +38,9 @@ from lockplugins.etcd.transaction import Transaction
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from ssl import SSLContext
 
-    from lockplugins.contract import Carrier, Guest, Holder, Resource
+    from lockplugins.contract import Carrier, Finding, Guest, Holder, Resource
 
 DEFAULT_ENDPOINTS = "http://127.0.0.1:2379"
 ANSWER_S = 8.0  # for what a launch, a hot-plug or the end waits for
@@ -61,20 +70,25 @@ class EtcdPlugin(Plugin):
         self._endpoints = [
             Endpoint(url.strip()) for url in config.get("endpoints", DEFAULT_ENDPOINTS).split(",")
         ]
+        self._believed = Believed()
         self._clients: list[Client] = []
         self._leases: dict[Lease, str] = {}
         self._given_up: dict[Lease, str] = {}
         self._uncertain: set[str] = set()
 
-    def _client(self) -> Client:
-        config, context, login = self.config, None, None
-        if any(endpoint.secure for endpoint in self._endpoints):
-            files = (config.get(key) for key in ("ca_cert", "cert", "key"))
-            context = tls_context(*files)
-        if "username" in config:
-            login = Login(config["username"], config.get("password_file", ""))
-        self._clients.append(Client(self._endpoints, context, login))
-        return self._clients[-1]
+    def _client(self, endpoints: Sequence[Endpoint] = ()) -> Client:
+        login = None
+        if "username" in self.config:
+            login = Login(self.config["username"], self.config.get("password_file", ""))
+        believed = None if endpoints else self._believed
+        client = Client(endpoints or self._endpoints, self._context(), login, believed)
+        self._clients.append(client)
+        return client
+
+    def _context(self) -> SSLContext | None:
+        if not any(endpoint.secure for endpoint in self._endpoints):
+            return None
+        return tls_context(*(self.config.get(key) for key in ("ca_cert", "cert", "key")))
 
     def open(self, guest: Guest) -> None:
         self._resolve()
@@ -113,7 +127,7 @@ class EtcdPlugin(Plugin):
         return leases
 
     def _place(self, resource: Resource) -> keys.Place:
-        if resource.type == "vm":
+        if resource.type == ResourceType.VM:
             return keys.Place(self.namespace, "vm", resource.path)
         return keys.Place(self.namespace, "disk", names.of(resource))
 
@@ -205,11 +219,31 @@ class EtcdPlugin(Plugin):
         finally:
             self.disconnect()
 
-    def disconnect(self) -> None:
-        """Close every connection, and leave all in etcd as it is."""
-        for client in self._clients:
+    def disconnect(self, since: int = 0) -> None:
+        """Close every connection (of the clients after the first `since`); all in etcd stays."""
+        for client in self._clients[since:]:
             client.close()
-        self._clients.clear()
+        del self._clients[since:]
+
+    def examine(self, resource: Resource | None) -> list[Finding]:
+        from lockplugins.etcd import examine  # only doctor asks
+
+        if resource is not None:
+            return [examine.of_resource(resource)] if resource.type == ResourceType.DISK else []
+        found = [examine.of_times(self.timing)]
+        before = len(self._clients)
+        try:
+            self._resolve()
+            if (context := self._context()) is not None:
+                found += examine.of_certificates(context)
+            members = [(str(one), self._client([one])) for one in self._endpoints]
+            own = keys.session(self.namespace, "")
+            found += examine.of_cluster(members, self._client(), own)
+        except LockError as error:
+            found.append((examine.CLUSTER, False, str(error), "see [etcd]"))
+        finally:
+            self.disconnect(before)
+        return found
 
     def named(self, resource: Resource) -> list[tuple[str, str]]:
         return [(self.namespace, self._place(resource).name)]
@@ -221,11 +255,10 @@ class EtcdPlugin(Plugin):
         transaction.read(place.owner)
         transaction.read(place.readers, below=True)
         what = f"lease on {resource.path}"
-        client = self._client()
+        before = len(self._clients)
         try:
-            outcome = transaction.commit_read(client, now() + ANSWER_S, what)
+            outcome = transaction.commit_read(self._client(), now() + ANSWER_S, what)
         finally:
-            client.close()
-            self._clients.remove(client)
+            self.disconnect(before)
         claim = Claim(resource, place, resource.mode, "")
         return [Blocker(claim, kept).holder() for read in outcome.read for kept in read]

@@ -283,5 +283,5 @@ AT_ONCE = "at once"
 CANNOT: dict[str, set[str]] = {
     "vm": {Mode.SHARED, SEVERAL, ORDER},
     "sanlock": {ORDER, EXAMINED, KEPT},
-    "etcd": {ORDER, EXAMINED, KEPT, AT_ONCE},
+    "etcd": {ORDER, KEPT, AT_ONCE},
 }

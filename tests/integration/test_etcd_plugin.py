@@ -247,6 +247,60 @@ def test_two_of_three_frozen_members_leave_no_proof(
     assert plugin.renew() <= now()
 
 
+def test_doctor_sees_the_cluster_well_and_says_the_arithmetic(
+    three: Cluster, disks: list[str]
+) -> None:
+    before = three.kept()
+    plugin = EtcdPlugin(three.config(), CARRIER)
+    found = {(check, well): evidence for check, well, evidence, _mend in plugin.examine(None)}
+    assert "12 s after its last proof" in found["failover", True]
+    assert "one cluster" in found["etcd cluster", True]
+    assert "linearizable read is answered" in found["etcd quorum", True]
+    assert found["etcd alarms", True] == "none"
+    assert found["etcd version", True].startswith("3.")
+    assert "authority until" in found["etcd TLS", False]  # the tests' is for two days
+    ((name, well, _evidence, mend),) = plugin.examine(disk(disks[0]))
+    assert (name, well, "id=IDENTITY" in mend) == ("name", False, True)
+    assert three.kept() == before
+
+
+def test_doctor_names_the_members_that_are_away_and_a_quorum_that_is_lost(three: Cluster) -> None:
+    for member in three.members[:2]:
+        member.send(signal.SIGSTOP)
+    try:
+        found = EtcdPlugin(three.config(), CARRIER).examine(None)
+    finally:
+        for member in three.members[:2]:
+            member.send(signal.SIGCONT)
+    ill = [check for check, well, _evidence, _mend in found if not well]
+    assert ill.count("etcd member") >= 2
+    assert "etcd quorum" in ill
+    assert all(mend for _check, well, _evidence, mend in found if not well)
+
+
+def test_members_of_two_clusters_are_told_apart_and_one_alone_is_believed(
+    one: Cluster, host: Host, tmp_path: Path, disks: list[str]
+) -> None:
+    with Cluster(tmp_path / "other") as other:
+        both = f"{one.endpoints},{other.endpoints}"
+        found = EtcdPlugin(one.config() | {"endpoints": both}, CARRIER).examine(None)
+        ((words, mend),) = (
+            (evidence, mend) for check, well, evidence, mend in found if check == "etcd cluster"
+        )
+        assert one.endpoints in words
+        assert other.endpoints in words
+        assert mend == "name those of one"
+        plugin = host(one, "first", endpoints=both)
+        plugin.acquire([disk(disks[0])], None)
+        one.members[0].send(signal.SIGSTOP)
+        try:
+            with pytest.raises(LockError, match="it is of another cluster"):
+                plugin.renew()
+        finally:
+            one.members[0].send(signal.SIGCONT)
+        assert other.kept() == {}
+
+
 @pytest.mark.parametrize(
     ("table", "words"),
     [
