@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from lockplugins.contract import (
-    Guest,
     LeaseHeldError,
     LeaseLostError,
     LockError,
@@ -23,57 +22,13 @@ from lockplugins.contract import (
 )
 from lockplugins.etcd.client import UnknownOutcomeError, UnreachableError
 from lockplugins.etcd.connection import now
-from lockplugins.etcd.plugin import EtcdPlugin
-from tests.support.etcd import Cluster, Tls
-from tests.support.stand_ins import CARRIER
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    Host = Callable[..., EtcdPlugin]
-
-FAILOVER_S = 15
-
-
-@pytest.fixture
-def one(etcd_member: Cluster) -> Cluster:
-    return etcd_member
-
-
-@pytest.fixture(scope="module")
-def three(
-    require: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Cluster]:
-    require("etcd")
-    directory = tmp_path_factory.mktemp("three")
-    with Cluster(directory / "etcd", 3, Tls(directory / "tls"), auth=True) as cluster:
-        yield cluster
-
-
-@pytest.fixture
-def host(request: pytest.FixtureRequest) -> Iterator[Host]:
-    """Return a maker of guests' plugins, opened, in a namespace of the test's own."""
-    opened: list[EtcdPlugin] = []
-
-    def start(cluster: Cluster, name: str, **table: str) -> EtcdPlugin:
-        space = cluster.config()["namespace"] if cluster.auth else request.node.name
-        config = cluster.config() | {"namespace": space, "failover_s": str(FAILOVER_S)} | table
-        plugin = EtcdPlugin(config, CARRIER)
-        opened.append(plugin)
-        plugin.open(Guest(f"uuid-{name}", name))
-        return plugin
-
-    yield start
-    for plugin in opened:
-        plugin.disconnect()
-
-
-@pytest.fixture
-def disks(tmp_path: Path) -> list[str]:
-    for name in ("a", "b", "c"):
-        (tmp_path / name).touch()
-    return [str(tmp_path / name) for name in ("a", "b", "c")]
+    from lockplugins.etcd.plugin import EtcdPlugin
+    from tests.support.etcd import Cluster
+    from tests.support.etcd_hosts import Host
 
 
 def disk(path: str, mode: str = Mode.EXCLUSIVE) -> Resource:
@@ -90,89 +45,93 @@ def end_session(cluster: Cluster, plugin: EtcdPlugin) -> None:
 
 
 def test_all_of_a_guest_is_taken_in_one_transaction_or_nothing(
-    one: Cluster, host: Host, disks: list[str]
+    etcd_member: Cluster, etcd_host: Host, etcd_disks: list[str]
 ) -> None:
-    first, second = host(one, "first"), host(one, "second")
-    leases = first.acquire([vm("first"), *map(disk, disks)], None)
+    first, second = etcd_host(etcd_member, "first"), etcd_host(etcd_member, "second")
+    leases = first.acquire([vm("first"), *map(disk, etcd_disks)], None)
     assert len({lease.generation for lease in leases}) == 1
-    before = one.kept()
+    before = etcd_member.kept()
     with pytest.raises(
         LeaseHeldError, match=r"guest first \(uuid-first\) on host .*generation \d+"
     ) as refused:
-        second.acquire([vm("second"), disk(disks[1]), disk(disks[0])], None)
+        second.acquire([vm("second"), disk(etcd_disks[1]), disk(etcd_disks[0])], None)
     assert refused.value.holder is not None
     assert refused.value.holder.host == os.uname().nodename
-    assert one.kept() == before
+    assert etcd_member.kept() == before
     for lease in reversed(leases):
         first.release(lease)
-    assert len(second.acquire([vm("second"), disk(disks[0])], None)) == 2
+    assert len(second.acquire([vm("second"), disk(etcd_disks[0])], None)) == 2
 
 
-def test_readers_share_and_keep_the_writer_out(one: Cluster, host: Host, disks: list[str]) -> None:
-    first, second, third = (host(one, name) for name in ("first", "second", "third"))
-    shared = [plugin.acquire([disk(disks[0], Mode.SHARED)], None)[0] for plugin in (first, second)]
+def test_readers_share_and_keep_the_writer_out(
+    etcd_member: Cluster, etcd_host: Host, etcd_disks: list[str]
+) -> None:
+    first, second, third = (etcd_host(etcd_member, name) for name in ("first", "second", "third"))
+    shared = [
+        plugin.acquire([disk(etcd_disks[0], Mode.SHARED)], None)[0] for plugin in (first, second)
+    ]
     with pytest.raises(LeaseHeldError, match=r"guest (first|second)"):
-        third.acquire([disk(disks[0])], None)
+        third.acquire([disk(etcd_disks[0])], None)
     first.release(shared[0])
     with pytest.raises(LeaseHeldError, match="guest second"):
-        third.acquire([disk(disks[0])], None)
+        third.acquire([disk(etcd_disks[0])], None)
     second.release(shared[1])
-    third.acquire([disk(disks[0])], None)
+    third.acquire([disk(etcd_disks[0])], None)
     with pytest.raises(LeaseHeldError, match="guest third"):
-        first.acquire([disk(disks[0], Mode.SHARED)], None)
-    holders = third.inquire(disk(disks[0]))
+        first.acquire([disk(etcd_disks[0], Mode.SHARED)], None)
+    holders = third.inquire(disk(etcd_disks[0]))
     assert [(holder.mode, "guest third" in holder.description) for holder in holders] == [
         (Mode.EXCLUSIVE, True)
     ]
 
 
-def test_a_guest_of_one_uuid_runs_once(one: Cluster, host: Host) -> None:
-    host(one, "web1").acquire([vm("web1")], None)
+def test_a_guest_of_one_uuid_runs_once(etcd_member: Cluster, etcd_host: Host) -> None:
+    etcd_host(etcd_member, "web1").acquire([vm("web1")], None)
     with pytest.raises(LeaseHeldError, match="guest web1"):
-        host(one, "web1").acquire([vm("web1")], None)
+        etcd_host(etcd_member, "web1").acquire([vm("web1")], None)
 
 
 def test_the_same_disk_twice_is_one_claim_of_the_stronger_mode(
-    one: Cluster, host: Host, disks: list[str], tmp_path: Path
+    etcd_member: Cluster, etcd_host: Host, etcd_disks: list[str], tmp_path: Path
 ) -> None:
     link = tmp_path / "link"
-    link.symlink_to(disks[0])
-    plugin = host(one, "first")
-    leases = plugin.acquire([disk(str(link), Mode.SHARED), disk(disks[0])], None)
-    other = host(one, "second")
+    link.symlink_to(etcd_disks[0])
+    plugin = etcd_host(etcd_member, "first")
+    leases = plugin.acquire([disk(str(link), Mode.SHARED), disk(etcd_disks[0])], None)
+    other = etcd_host(etcd_member, "second")
     plugin.release(leases[0])
     with pytest.raises(LeaseHeldError):
-        other.acquire([disk(disks[0], Mode.SHARED)], None)
+        other.acquire([disk(etcd_disks[0], Mode.SHARED)], None)
     plugin.release(leases[1])
-    other.acquire([disk(disks[0], Mode.SHARED)], None)
+    other.acquire([disk(etcd_disks[0], Mode.SHARED)], None)
 
 
 @pytest.mark.parametrize("mode", Mode.ALL)
 def test_a_session_that_ends_early_is_healed_and_frees_nothing(
-    mode: str, one: Cluster, host: Host, disks: list[str]
+    mode: str, etcd_member: Cluster, etcd_host: Host, etcd_disks: list[str]
 ) -> None:
-    first, second = host(one, "first"), host(one, "second")
-    first.acquire([vm("first"), disk(disks[0], mode)], None)
-    end_session(one, first)
+    first, second = etcd_host(etcd_member, "first"), etcd_host(etcd_member, "second")
+    first.acquire([vm("first"), disk(etcd_disks[0], mode)], None)
+    end_session(etcd_member, first)
     with pytest.raises(LeaseHeldError, match=r"its session is gone: it can be taken over in \d+ s"):
-        second.acquire([disk(disks[0])], None)
+        second.acquire([disk(etcd_disks[0])], None)
     before = now()
     assert first.renew() >= before
     assert first._keeping.healed == 1
     with pytest.raises(LeaseHeldError, match="stop the guest there"):
-        second.acquire([disk(disks[0])], None)
+        second.acquire([disk(etcd_disks[0])], None)
 
 
 def test_the_dead_are_taken_over_after_their_time_and_not_before(
-    one: Cluster, host: Host, disks: list[str]
+    etcd_member: Cluster, etcd_host: Host, etcd_disks: list[str]
 ) -> None:
-    first, reader, second = (host(one, name) for name in ("first", "reader", "second"))
-    first.acquire([vm("first"), disk(disks[0])], None)
-    reader.acquire([disk(disks[1], Mode.SHARED)], None)
+    first, reader, second = (etcd_host(etcd_member, name) for name in ("first", "reader", "second"))
+    first.acquire([vm("first"), disk(etcd_disks[0])], None)
+    reader.acquire([disk(etcd_disks[1], Mode.SHARED)], None)
     for dead in (first, reader):
-        end_session(one, dead)
+        end_session(etcd_member, dead)
     began = now()
-    second.acquire([vm("second"), disk(disks[0]), disk(disks[1])], began + 60)
+    second.acquire([vm("second"), disk(etcd_disks[0]), disk(etcd_disks[1])], began + 60)
     took = now() - began
     print(f"taken over {took:.1f} s after the session's end, W {first.timing.watch_s:g} s")
     assert took >= first.timing.watch_of(first.timing.proof_s)
@@ -182,25 +141,27 @@ def test_the_dead_are_taken_over_after_their_time_and_not_before(
     second.renew()
 
 
-def test_an_owner_key_that_is_deleted_is_a_loss(one: Cluster, host: Host, disks: list[str]) -> None:
-    plugin = host(one, "first")
-    plugin.acquire([vm("first"), disk(disks[0])], None)
-    (owner,) = (key for key in one.kept() if key.endswith("a/w") and "deleted_is" in key)
-    one.etcdctl("del", owner)
+def test_an_owner_key_that_is_deleted_is_a_loss(
+    etcd_member: Cluster, etcd_host: Host, etcd_disks: list[str]
+) -> None:
+    plugin = etcd_host(etcd_member, "first")
+    plugin.acquire([vm("first"), disk(etcd_disks[0])], None)
+    (owner,) = (key for key in etcd_member.kept() if key.endswith("a/w") and "deleted_is" in key)
+    etcd_member.etcdctl("del", owner)
     with pytest.raises(LeaseLostError, match="its key in etcd is gone"):
         plugin.renew()
 
 
 def test_what_was_given_up_comes_back_unless_others_had_it(
-    one: Cluster, host: Host, disks: list[str]
+    etcd_member: Cluster, etcd_host: Host, etcd_disks: list[str]
 ) -> None:
-    first, second = host(one, "first"), host(one, "second")
-    (lease,) = first.acquire([disk(disks[0])], None)
+    first, second = etcd_host(etcd_member, "first"), etcd_host(etcd_member, "second")
+    (lease,) = first.acquire([disk(etcd_disks[0])], None)
     first.release(lease)
     first.reacquire(lease)
     first.renew()
     first.release(lease)
-    (other,) = second.acquire([disk(disks[0])], None)
+    (other,) = second.acquire([disk(etcd_disks[0])], None)
     with pytest.raises(LockError):
         first.reacquire(lease)
     second.release(other)
@@ -209,12 +170,12 @@ def test_what_was_given_up_comes_back_unless_others_had_it(
 
 
 def test_three_members_with_tls_and_users_serve_a_guest_while_the_leader_is_away(
-    three: Cluster, host: Host, disks: list[str]
+    etcd_three: Cluster, etcd_host: Host, etcd_disks: list[str]
 ) -> None:
-    plugin = host(three, "first")
-    leases = plugin.acquire([vm("first"), *map(disk, disks)], None)
+    plugin = etcd_host(etcd_three, "first")
+    leases = plugin.acquire([vm("first"), *map(disk, etcd_disks)], None)
     for gone in (signal.SIGSTOP, signal.SIGKILL):
-        leader = three.leader()
+        leader = etcd_three.leader()
         leader.send(gone)
         before = now()
         assert plugin.renew() > before
@@ -225,17 +186,17 @@ def test_three_members_with_tls_and_users_serve_a_guest_while_the_leader_is_away
             leader.send(signal.SIGCONT)
         else:
             leader.kill()
-            three.start(leader)
+            etcd_three.start(leader)
     for lease in reversed(leases):
         plugin.release(lease)
 
 
 def test_two_of_three_frozen_members_leave_no_proof(
-    three: Cluster, host: Host, disks: list[str]
+    etcd_three: Cluster, etcd_host: Host, etcd_disks: list[str]
 ) -> None:
-    plugin = host(three, "first")
-    plugin.acquire([disk(disks[0])], None)
-    frozen = three.members[:2]
+    plugin = etcd_host(etcd_three, "first")
+    plugin.acquire([disk(etcd_disks[0])], None)
+    frozen = etcd_three.members[:2]
     for member in frozen:
         member.send(signal.SIGSTOP)
     try:
@@ -245,60 +206,6 @@ def test_two_of_three_frozen_members_leave_no_proof(
         for member in frozen:
             member.send(signal.SIGCONT)
     assert plugin.renew() <= now()
-
-
-def test_doctor_sees_the_cluster_well_and_says_the_arithmetic(
-    three: Cluster, disks: list[str]
-) -> None:
-    before = three.kept()
-    plugin = EtcdPlugin(three.config(), CARRIER)
-    found = {(check, well): evidence for check, well, evidence, _mend in plugin.examine(None)}
-    assert "12 s after its last proof" in found["failover", True]
-    assert "one cluster" in found["etcd cluster", True]
-    assert "linearizable read is answered" in found["etcd quorum", True]
-    assert found["etcd alarms", True] == "none"
-    assert found["etcd version", True].startswith("3.")
-    assert "authority until" in found["etcd TLS", False]  # the tests' is for two days
-    ((name, well, _evidence, mend),) = plugin.examine(disk(disks[0]))
-    assert (name, well, "id=IDENTITY" in mend) == ("name", False, True)
-    assert three.kept() == before
-
-
-def test_doctor_names_the_members_that_are_away_and_a_quorum_that_is_lost(three: Cluster) -> None:
-    for member in three.members[:2]:
-        member.send(signal.SIGSTOP)
-    try:
-        found = EtcdPlugin(three.config(), CARRIER).examine(None)
-    finally:
-        for member in three.members[:2]:
-            member.send(signal.SIGCONT)
-    ill = [check for check, well, _evidence, _mend in found if not well]
-    assert ill.count("etcd member") >= 2
-    assert "etcd quorum" in ill
-    assert all(mend for _check, well, _evidence, mend in found if not well)
-
-
-def test_members_of_two_clusters_are_told_apart_and_one_alone_is_believed(
-    one: Cluster, host: Host, tmp_path: Path, disks: list[str]
-) -> None:
-    with Cluster(tmp_path / "other") as other:
-        both = f"{one.endpoints},{other.endpoints}"
-        found = EtcdPlugin(one.config() | {"endpoints": both}, CARRIER).examine(None)
-        ((words, mend),) = (
-            (evidence, mend) for check, well, evidence, mend in found if check == "etcd cluster"
-        )
-        assert one.endpoints in words
-        assert other.endpoints in words
-        assert mend == "name those of one"
-        plugin = host(one, "first", endpoints=both)
-        plugin.acquire([disk(disks[0])], None)
-        one.members[0].send(signal.SIGSTOP)
-        try:
-            with pytest.raises(LockError, match="it is of another cluster"):
-                plugin.renew()
-        finally:
-            one.members[0].send(signal.SIGCONT)
-        assert other.kept() == {}
 
 
 @pytest.mark.parametrize(
@@ -311,7 +218,7 @@ def test_members_of_two_clusters_are_told_apart_and_one_alone_is_believed(
     ],
 )
 def test_who_may_not_is_told_why(
-    table: dict[str, str], words: str, three: Cluster, host: Host
+    table: dict[str, str], words: str, etcd_three: Cluster, etcd_host: Host
 ) -> None:
     with pytest.raises(LockError, match=words):
-        host(three, "first", **table)
+        etcd_host(etcd_three, "first", **table)

@@ -1,0 +1,74 @@
+"""Does doctor see what an etcd cluster lacks, and leave no trace there?"""
+
+from __future__ import annotations
+
+import signal
+from typing import TYPE_CHECKING
+
+import pytest
+
+from lockplugins.contract import LockError, Resource
+from lockplugins.etcd.plugin import EtcdPlugin
+from tests.support.etcd import Cluster
+from tests.support.stand_ins import CARRIER
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.support.etcd_hosts import Host
+
+
+def test_doctor_sees_the_cluster_well_and_says_the_arithmetic(
+    etcd_three: Cluster, etcd_disks: list[str]
+) -> None:
+    before = etcd_three.kept()
+    plugin = EtcdPlugin(etcd_three.config(), CARRIER)
+    found = {(check, well): evidence for check, well, evidence, _mend in plugin.examine(None)}
+    assert "12 s after its last proof" in found["failover", True]
+    assert "one cluster" in found["etcd cluster", True]
+    assert "linearizable read is answered" in found["etcd quorum", True]
+    assert found["etcd alarms", True] == "none"
+    assert found["etcd version", True].startswith("3.")
+    assert "authority until" in found["etcd TLS", False]  # the tests' is for two days
+    ((name, well, _evidence, mend),) = plugin.examine(Resource(etcd_disks[0]))
+    assert (name, well, "id=IDENTITY" in mend) == ("name", False, True)
+    assert etcd_three.kept() == before
+
+
+def test_doctor_names_the_members_that_are_away_and_a_quorum_that_is_lost(
+    etcd_three: Cluster,
+) -> None:
+    for member in etcd_three.members[:2]:
+        member.send(signal.SIGSTOP)
+    try:
+        found = EtcdPlugin(etcd_three.config(), CARRIER).examine(None)
+    finally:
+        for member in etcd_three.members[:2]:
+            member.send(signal.SIGCONT)
+    ill = [check for check, well, _evidence, _mend in found if not well]
+    assert ill.count("etcd member") >= 2
+    assert "etcd quorum" in ill
+    assert all(mend for _check, well, _evidence, mend in found if not well)
+
+
+def test_members_of_two_clusters_are_told_apart_and_one_alone_is_believed(
+    etcd_member: Cluster, etcd_host: Host, tmp_path: Path, etcd_disks: list[str]
+) -> None:
+    with Cluster(tmp_path / "other") as other:
+        both = f"{etcd_member.endpoints},{other.endpoints}"
+        found = EtcdPlugin(etcd_member.config() | {"endpoints": both}, CARRIER).examine(None)
+        ((words, mend),) = (
+            (evidence, mend) for check, well, evidence, mend in found if check == "etcd cluster"
+        )
+        assert etcd_member.endpoints in words
+        assert other.endpoints in words
+        assert mend == "name those of one"
+        plugin = etcd_host(etcd_member, "first", endpoints=both)
+        plugin.acquire([Resource(etcd_disks[0])], None)
+        etcd_member.members[0].send(signal.SIGSTOP)
+        try:
+            with pytest.raises(LockError, match="it is of another cluster"):
+                plugin.renew()
+        finally:
+            etcd_member.members[0].send(signal.SIGCONT)
+        assert other.kept() == {}
