@@ -12,6 +12,7 @@ from errno import ENOENT
 from lockplugins.contract import Holder, LeaseUnknownError, Mode
 from lockplugins.sanlock import status
 from lockplugins.sanlock.library import SanlockError, named
+from lockplugins.sanlock.times import failure_s, takeover_s
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,10 +20,6 @@ if TYPE_CHECKING:
 
     from lockplugins.sanlock.library import Library, Owner
     from lockplugins.sanlock.names import Place
-
-# After 8 io_timeouts a host ends who uses the lockspace; its watchdog has 60 s to end the rest.
-_FAIL_IO_TIMEOUTS = 8
-_WATCHDOG_S = 60
 
 
 def of_places(places: Iterable[Place], library: Library, name: str) -> list[Holder]:
@@ -96,10 +93,9 @@ def _of_another(owner: Owner, host: status.Host | None) -> str:
         return f"{words}, not seen yet by this host"
     if host.is_free or host.generation > owner.generation:
         return ""
-    fails = _FAIL_IO_TIMEOUTS * host.io_timeout_s
     age = time.monotonic() - host.seen
     words += f" ({host.name}, seen alive {age:.0f} s ago)"
-    if age <= fails:
+    if age <= failure_s(host.io_timeout_s):
         return words
-    left = fails + _WATCHDOG_S - age
+    left = takeover_s(host.io_timeout_s) - age
     return f"{words}; its lease can be taken in {left:.0f} s" if left >= 0 else ""

@@ -14,25 +14,22 @@ import os
 import select
 import stat
 import time
-from struct import Struct
 
 from lockplugins.contract import LeaseLostError, LockError, cause
-from lockplugins.sanlock import library, status
+from lockplugins.sanlock import library, record, status
+from lockplugins.sanlock.times import failure_s
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from lockplugins.sanlock.status import Membership
 
-_IO_TIMEOUTS = 8
 _SOON_IO_TIMEOUTS = 2
 _LOOK_MS = 200
-_RECORD = Struct("<I28xQQ")  # struct leader_record: magic, -, owner_id, owner_generation
-_MAGIC = 0x12212010
 
 
 def term_s(joined: Membership) -> float:
     """Return for how long one renewal proves."""
-    return float(_IO_TIMEOUTS * joined.io_timeout_s)
+    return float(failure_s(joined.io_timeout_s))
 
 
 class Sleep:
@@ -68,7 +65,7 @@ class Life:
 
     def watch(self, joined: Membership) -> None:
         """Count on this lockspace from now on, as it is joined now; raises LockError."""
-        _check_record(joined)
+        check_record(joined)
         self._joined[joined.name] = (joined.number, _file(joined))
 
     def begin(self) -> None:
@@ -103,7 +100,7 @@ class Life:
         oldest = min(found, key=lambda joined: joined.renewed)
         age = time.monotonic() - oldest.renewed
         name = f"host_id {oldest.host_id} in lockspace {oldest.name}"
-        return LockError("renew", name, f"sanlock last did so {age:.1f} s ago{_how(oldest)}")
+        return LockError("renew", name, f"sanlock last did so {age:.1f} s ago{how(oldest)}")
 
     def _end(self, found: list[Membership]) -> float:
         monotonic = time.monotonic()
@@ -120,7 +117,7 @@ class Life:
             if joined is None or joined.number != number:
                 raise LeaseLostError("keep", f"lockspace {name}", "this host has left it")
             if joined.is_ending:
-                given_up = f"sanlock gives it up{_how(joined)}"
+                given_up = f"sanlock gives it up{how(joined)}"
                 raise LeaseLostError("keep", f"lockspace {name}", given_up)
             if _file(joined) != file:
                 why = f"{joined.path} is another file now, which other hosts may use"
@@ -137,18 +134,13 @@ def _file(joined: Membership) -> tuple[int, int]:
     return (found.st_rdev, 0) if stat.S_ISBLK(found.st_mode) else (found.st_dev, found.st_ino)
 
 
-def _check_record(joined: Membership) -> None:
+def check_record(joined: Membership) -> None:
     """Raise LockError unless the lockspace that others find says that this host is in it."""
     try:
-        fd = os.open(joined.path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            record = os.pread(fd, _RECORD.size, joined.record_at)
-        finally:
-            os.close(fd)
+        found = record.read(joined.path, joined.record_at)
     except OSError as error:
         raise _unseen(joined, error) from error
-    said = _RECORD.unpack(record) if len(record) == _RECORD.size else ()
-    if said != (_MAGIC, joined.host_id, joined.generation):
+    if found is None or (found.host_id, found.generation) != (joined.host_id, joined.generation):
         why = f"this host is in one that was at {joined.path} before, where others find another"
         advice = "end what uses sanlock here, then: sanlock client rem_lockspace"
         raise LockError("count on", f"lockspace {joined.name}", why, advice)
@@ -159,6 +151,6 @@ def _unseen(joined: Membership, error: OSError) -> LockError:
     return LockError("look at", f"lockspace {joined.name}", why, "is it there, and readable?")
 
 
-def _how(joined: Membership) -> str:
+def how(joined: Membership) -> str:
     """Return why the last renewal failed, if it did."""
     return "" if joined.result > 0 else f": {library.named(joined.result)}"

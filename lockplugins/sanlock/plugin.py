@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     import _socket
     from collections.abc import Mapping, Sequence
 
-    from lockplugins.contract import Carrier, Holder, Resource
+    from lockplugins.contract import Carrier, Finding, Holder, Resource
     from lockplugins.sanlock.claims import Claim, Key
     from lockplugins.sanlock.names import Located
 
@@ -218,6 +218,13 @@ class SanlockPlugin(Plugin):
     def inquire(self, resource: Resource) -> list[Holder]:
         located = names.locate(resource, self._settings)
         return holders.of_places(located.places, self._asked(), names.called(resource))
+
+    def examine(self, resource: Resource | None) -> list[Finding]:
+        from lockplugins.sanlock import examine  # for doctor alone
+
+        if resource is None:
+            return list(examine.of_manager(self._settings))
+        return list(examine.of_resource(resource, self._settings))
 
     def named(self, resource: Resource) -> list[tuple[str, str]]:
         return [place.key for place in names.locate(resource, self._settings).places]

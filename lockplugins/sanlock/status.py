@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 RUN_DIR_VARIABLE, RUN_DIR = "SANLOCK_RUN_DIR", "/run/sanlock"
-ANSWER_S = 10
+ANSWER_S = 5
 
 _NAME = "the sanlock daemon"
 _PROGRAMS = ("/usr/sbin/sanlock", "/usr/local/sbin/sanlock")

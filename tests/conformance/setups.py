@@ -274,14 +274,13 @@ SETUPS: dict[str, Callable[[Path, pytest.FixtureRequest], Setup]] = {
 
 SEVERAL = "several"
 ORDER = "order"
-EXAMINED = "examined"
 KEPT = "kept"
 AT_ONCE = "at once"
 # What cannot be asked of a plugin: a mode; several leases for one guest; in which order it gives
-# back what it had when it is refused; what doctor says; to keep the leases of a guest that pauses;
-# to have free at once what a supervisor held that was killed.
+# back what it had when it is refused; to keep the leases of a guest that pauses; to have free at
+# once what a supervisor held that was killed.
 CANNOT: dict[str, set[str]] = {
     "vm": {Mode.SHARED, SEVERAL, ORDER},
-    "sanlock": {ORDER, EXAMINED, KEPT},
+    "sanlock": {ORDER, KEPT},
     "etcd": {ORDER, KEPT, AT_ONCE},
 }

@@ -8,7 +8,7 @@ import pytest
 
 from lockplugins import registry
 from lockplugins.contract import Guest, Mode, Resource
-from tests.conformance.setups import EXAMINED, SEVERAL
+from tests.conformance.setups import SEVERAL
 from tests.support.locking import CopyingCarrier
 
 if TYPE_CHECKING:
@@ -69,7 +69,6 @@ def test_inquire_names_every_holder_and_changes_nothing(
     assert {holder.pid for holder in found} == {manager.holder(guard) for guard in holders}
 
 
-@pytest.mark.asks(EXAMINED)
 @pytest.mark.parametrize("held", [(), ("exclusive",), ("shared", "shared")])
 def test_examine_changes_nothing_and_says_what_to_do(
     manager: Setup, guards: Guards, plugin: Plugin, held: tuple[str, ...]

@@ -36,10 +36,13 @@ def environment(run_dir: str | os.PathLike[str]) -> dict[str, str]:
     return {"SANLOCK_PRIVILEGED": "0", "SANLOCK_RUN_DIR": os.fspath(run_dir)}
 
 
-def daemon_argv(name: str = "") -> list[str]:
-    """Return the command of a daemon without watchdog and privileges, which stays in front."""
+def daemon_argv(name: str = "", *, watchdog: bool = False) -> list[str]:
+    """Return the command of a daemon without privileges, which stays in front.
+
+    One with a watchdog answers, and joins nothing: there is none.
+    """
     user = pwd.getpwuid(os.geteuid()).pw_name
-    words = f"daemon -D -w 0 -l 0 -h 0 -U {user} -G {user}"
+    words = f"daemon -D -w {int(watchdog)} -l 0 -h 0 -U {user} -G {user}"
     return [facts.program(), *words.split(), *(["-e", name] if name else [])]
 
 
@@ -60,11 +63,20 @@ class Daemon:
     waits for over a minute, as for a stranger's death.
     """
 
-    def __init__(self, directory: Path, lease_dir: Path, host_id: int = 1, name: str = "") -> None:
+    def __init__(
+        self,
+        directory: Path,
+        lease_dir: Path,
+        host_id: int = 1,
+        name: str = "",
+        *,
+        watchdog: bool = False,
+    ) -> None:
         self.directory = directory
         self.lease_dir = lease_dir
         self.host_id = host_id
         self.name = name
+        self._argv = daemon_argv(name, watchdog=watchdog)
         self.lockspace = str(lease_dir / LOCKSPACE)
         self.env = environment(directory)
         self.config = {
@@ -96,7 +108,7 @@ class Daemon:
         """Start it, the first time or again; returns when it answers."""
         with (self.directory / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                daemon_argv(self.name), env={**os.environ, **self.env}, stdin=subprocess.DEVNULL,
+                self._argv, env={**os.environ, **self.env}, stdin=subprocess.DEVNULL,
                 stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
         waiting.until(

@@ -11,6 +11,7 @@ import prctl
 import pytest
 
 from lockplugins.file.examine import CHECKS
+from lockplugins.sanlock.examine import CHECKS as SANLOCK_CHECKS
 from supervisor.cli import main, render
 from supervisor.doctor import here, libvirt
 from supervisor.doctor.asking import DEADLINE_S, Check, Trial, ask
@@ -31,7 +32,7 @@ ALL = (1 << 41) - 1
 def test_every_check_is_explained() -> None:
     rows = re.findall(r"^\| ([a-z ]+) \|", read("docs/doctor.md"), re.MULTILINE)
     told = [row for row in rows if row not in {"check", "filesystem", "overlay"}]
-    assert set(told) >= {*Name.ALL, *CHECKS}
+    assert set(told) >= {*Name.ALL, *CHECKS, *SANLOCK_CHECKS}
     assert len(told) == len(set(told))
 
 

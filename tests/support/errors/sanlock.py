@@ -219,9 +219,9 @@ CASES = (
     Case(111, lambda _: raised(lambda: life._file(membership("/nowhere"))),
          "The lockspace's file is gone, or its storage is. Said as the reason when a lease is "
          "lost.", "lockplugins.sanlock.life:_file"),
-    Case(111, lambda _: raised(lambda: life._check_record(membership("/nowhere"))),
-         "The same, before a guest is started.", "lockplugins.sanlock.life:_check_record"),
-    Case(111, lambda _: raised(lambda: life._check_record(membership("/dev/null"))),
+    Case(111, lambda _: raised(lambda: life.check_record(membership("/nowhere"))),
+         "The same, before a guest is started.", "lockplugins.sanlock.life:check_record"),
+    Case(111, lambda _: raised(lambda: life.check_record(membership("/dev/null"))),
          "sanlock has the lockspace open that was there before somebody replaced its file."),
     Case(111, program("from lockplugins.sanlock import status\nstatus.hosts('none')", joined=False),
          "The daemon answered with an error of its own.", "lockplugins.sanlock.status:_ask"),
