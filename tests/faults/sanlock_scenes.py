@@ -75,6 +75,7 @@ class Writers:
     def __init__(self, directory: Path, daemon: Daemon, image: Image) -> None:
         self.daemon = daemon
         self.image = image
+        self.took_s = 0.0
         self.guards = Guards(directory)
         self.guards.env = daemon.env
 
@@ -123,10 +124,14 @@ class Writers:
         return ended
 
     def fenced(self, guard: Guard, by: Callable[[], None]) -> str:
-        """See the guest dead before the guard's word is out, and the loss said; returns that."""
-        announced = now() + deadline_s(guard)
+        """See the guest dead before the guard's word is out, and the loss said; returns that.
+
+        `took_s` is how long it took.
+        """
+        announced, begun = now() + deadline_s(guard), now()
         by()
         death = until_dead(guard, announced)
+        self.took_s = death.at - begun
         assert death.at <= death.announced, f"{death.at - death.announced:.1f} s too late"
         ended = guard.wait(DEADLINE_S)
         assert ended.code == LOST, ended

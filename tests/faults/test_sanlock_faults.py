@@ -28,20 +28,22 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("as_root")]
 TERM_S = 8 * facts.IO_TIMEOUT_S
 
 
-def daemon_killed(directory: Path) -> None:
+def daemon_killed(directory: Path) -> float:
     with Scene(directory) as scene:
         guard = scene.start()
         assert "the sanlock daemon" in scene.fenced(guard, scene.daemon.kill)
         scene.daemon.start()
         scene.judge()
+        return scene.took_s
 
 
-def daemon_stopped_for_long(directory: Path) -> None:
+def daemon_stopped_for_long(directory: Path) -> float:
     with Scene(directory) as scene:
         guard = scene.start()
         scene.fenced(guard, scene.daemon.stop)
         scene.daemon.cont()
         scene.judge()
+        return scene.took_s
 
 
 def daemon_stopped_for_a_moment(directory: Path) -> None:
@@ -67,12 +69,13 @@ def daemon_killed_under_a_frozen_guard(directory: Path) -> None:
         scene.judge()
 
 
-def storage_frozen_for_long(directory: Path) -> None:
+def storage_frozen_for_long(directory: Path) -> float:
     with filesystem(directory) as storage, Scene(directory, Path(storage.path) / "leases") as scene:
         guard = scene.start()
         scene.fenced(guard, storage.freeze)
         storage.thaw()
         scene.judge()
+        return scene.took_s
 
 
 def storage_frozen_for_a_moment(directory: Path) -> None:
@@ -101,10 +104,11 @@ def storage_frozen_with_the_image(directory: Path) -> None:
         scene.judge()
 
 
-def storage_unreadable(directory: Path) -> None:
+def storage_unreadable(directory: Path) -> float:
     with filesystem(directory) as storage, Scene(directory, Path(storage.path) / "leases") as scene:
         guard = scene.start()
         scene.fenced(guard, lambda: os.truncate(directory / "ext4", 0))
+        return scene.took_s
 
 
 def overwrite(path: str) -> None:
@@ -112,23 +116,25 @@ def overwrite(path: str) -> None:
         file.write(os.urandom(facts.FILE_BYTES))
 
 
-def lockspace_overwritten(directory: Path) -> None:
+def lockspace_overwritten(directory: Path) -> float:
     with Scene(directory) as scene:
         guard = scene.start()
         scene.fenced(guard, lambda: overwrite(scene.daemon.lockspace))
         os.unlink(scene.daemon.lockspace)
         scene.judge()
+        return scene.took_s
 
 
-def lockspace_truncated(directory: Path) -> None:
+def lockspace_truncated(directory: Path) -> float:
     with Scene(directory) as scene:
         guard = scene.start()
         scene.fenced(guard, lambda: os.truncate(scene.daemon.lockspace, 0))
         os.unlink(scene.daemon.lockspace)
         scene.judge()
+        return scene.took_s
 
 
-def lockspace_replaced(directory: Path) -> None:
+def lockspace_replaced(directory: Path) -> float:
     """The daemon renews in the old one for ever, and other hosts join the new one."""
     with Scene(directory) as scene:
         guard = scene.start()
@@ -137,19 +143,22 @@ def lockspace_replaced(directory: Path) -> None:
         assert "where others find another" in scene.refused().stderr
         scene.daemon.leave()
         scene.judge()
+        return scene.took_s
 
 
-def lockspace_removed(directory: Path) -> None:
+def lockspace_removed(directory: Path) -> float:
     with Scene(directory) as scene:
         guard = scene.start()
         scene.fenced(guard, lambda: os.unlink(scene.daemon.lockspace))
+        return scene.took_s
 
 
-def lockspace_left(directory: Path) -> None:
+def lockspace_left(directory: Path) -> float:
     with Scene(directory) as scene:
         guard = scene.start()
         scene.fenced(guard, scene.daemon.leave)
         scene.judge()
+        return scene.took_s
 
 
 def lockspace_overwritten_under_a_frozen_guard(directory: Path) -> None:
@@ -165,7 +174,7 @@ def lockspace_overwritten_under_a_frozen_guard(directory: Path) -> None:
         scene.judge()
 
 
-def host_id_taken(directory: Path) -> None:
+def host_id_taken(directory: Path) -> float:
     """Another host has our number, and our name: a copy of this one."""
     with Scene(directory) as scene:
         guard = scene.start()
@@ -176,9 +185,10 @@ def host_id_taken(directory: Path) -> None:
                 scene.daemon.hold(scene.image.path)
             twin.leave()
         scene.judge()
+        return scene.took_s
 
 
-SCENES: dict[str, Callable[[Path], None]] = {
+SCENES: dict[str, Callable[[Path], float | None]] = {
     scene.__name__: scene
     for scene in (
         daemon_killed,
@@ -203,7 +213,7 @@ SCENES: dict[str, Callable[[Path], None]] = {
 @pytest.fixture(scope="module")
 def played(
     request: pytest.FixtureRequest, lease_dirs: Callable[[], Path]
-) -> Iterator[dict[str, Future[None]]]:
+) -> Iterator[dict[str, Future[float | None]]]:
     """Play the scenes that tests of this run ask for, all at once."""
     asked = {
         item.callspec.params.get("name")
@@ -220,6 +230,9 @@ def played(
 
 @pytest.mark.parametrize("name", SCENES)
 def test_the_guest_is_dead_in_time_and_the_loss_is_said(
-    name: str, played: dict[str, Future[None]]
+    name: str, played: dict[str, Future[float | None]], measured: Callable[[str, str], None]
 ) -> None:
-    played[name].result()
+    took = played[name].result()
+    if took is not None:
+        words = name.replace("_", " ")
+        measured("sanlock", f"{words}, until the guest is dead: {took:.1f} s (io_timeout 1)")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import grp
 import os
 import stat
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -100,16 +101,21 @@ def test_a_disk_that_is_readonly_to_libvirt_has_no_lease_there(sanlock_sides: Sa
 
 
 @pytest.mark.parametrize("daemons", [ONE])
-def test_ours_is_killed_and_theirs_starts(sanlock_sides: SanlockSides) -> None:
+def test_ours_is_killed_and_theirs_starts(
+    sanlock_sides: SanlockSides, measured: Callable[[str, str], None]
+) -> None:
     sides, disk = sanlock_sides, sanlock_sides.disk()
     for killed in ("supervisor", "guest"):
         ours, guest_pid = sides.start_ours(disk)
         guest_pidfd = os.pidfd_open(guest_pid)
+        begun = time.monotonic()
         end_process({"supervisor": ours.process.pid, "guest": guest_pid}[killed])
         waiting.gone(guest_pidfd, DEADLINE_S)
         os.close(guest_pidfd)
         sides.daemon.until_free(disk)
         sides.start_theirs(disk)
+        took = time.monotonic() - begun
+        measured("sanlock", f"our {killed} killed until `virsh start` has started: {took:.2f} s")
         sides.destroy_theirs()
         sides.theirs.until_free(disk)
 
