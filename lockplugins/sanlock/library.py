@@ -226,12 +226,10 @@ class Library:
         """Format; nobody may use what is there."""
         self._call("write_lockspace", ctypes.byref(lockspace), 0, ctypes.c_uint32(0), io_timeout)
 
-    def read_lockspace(self, lockspace: Lockspace) -> int:
-        """Complete `lockspace` from the storage; returns its io_timeout."""
-        io_timeout = ctypes.c_uint32()
-        lock = ctypes.byref(lockspace)
-        self._call("read_lockspace", lock, ctypes.c_uint32(0), ctypes.byref(io_timeout))
-        return io_timeout.value
+    def read_lockspace(self, lockspace: Lockspace) -> None:
+        """Complete `lockspace` from the storage."""
+        asked = (ctypes.byref(lockspace), ctypes.c_uint32(0), ctypes.byref(ctypes.c_uint32()))
+        self._call("read_lockspace", *asked)
 
     def write_resource(self, what: Resource) -> None:
         """Format; nobody may use what is there."""

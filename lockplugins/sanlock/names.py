@@ -115,7 +115,8 @@ def _place(name: str, settings: Settings) -> Place:
 def _explicit(resource: Resource) -> Place:
     """Return the lease that is named in full, if sanlock can be told of it."""
     lockspace, key, path = resource.lockspace or "", resource.key or "", resource.path
-    for word, longest in ((lockspace, library.NAME_BYTES), (key, library.NAME_BYTES), (path, 1000)):
+    most, most_of_path = library.NAME_BYTES, library.PATH_BYTES
+    for word, longest in ((lockspace, most), (key, most), (path, most_of_path)):
         if not 0 < len(os.fsencode(word)) <= longest or PARTING & set(word):
             why = f"'{word}' is empty, longer than {longest} bytes, or has a blank, : or \\ in it"
             advice = "give LOCKSPACE:KEY:PATH[:OFFSET]"

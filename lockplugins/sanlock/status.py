@@ -28,7 +28,7 @@ _TIMEVAL = Struct("2l")
 _HEADER = Struct("6IiI")  # struct sm_header: magic, protocol, command, -, length, -, what, -
 _MAGIC, _PROTOCOL, _STATUS, _HOST_STATUS = 0x04282010, 1, 5, 15
 _ENTRY = Struct("3I4xQ48sI4x")  # struct sanlk_state: kind, -, number, large, name, bytes of text
-_PROCESS, _LOCKSPACE, _RESOURCE, _HOST = 2, 3, 4, 5
+_DAEMON, _LOCKSPACE, _RESOURCE, _HOST = 1, 3, 4, 5
 _CHUNK = 1 << 16
 _DISK_BYTES = 1040
 _RESOURCE_BYTES = 128  # without disks; how many there are is the last field
@@ -82,11 +82,10 @@ class Host:
 
 
 class Status:
-    """What the daemon told; `processes` has the name of each registered pid."""
+    """What the daemon told; `daemon` are its settings."""
 
     def __init__(self) -> None:
         self.daemon: dict[str, str] = {}
-        self.processes: dict[int, str] = {}
         self.lockspaces: list[Membership] = []
         self.resources: list[Held] = []
 
@@ -133,15 +132,13 @@ def read(*, resources: bool = True) -> Status:
     """Ask who is what here; raises LockError. Without resources it costs the daemon less."""
     status = Status()
     for entry in _ask(_STATUS, 0 if resources else _LOCKSPACE):
-        if entry.kind == _PROCESS:
-            status.processes[entry.number] = entry.name
-        elif entry.kind == _LOCKSPACE:
+        if entry.kind == _LOCKSPACE:
             where = library.Lockspace.from_buffer_copy(entry.structure)
             status.lockspaces.append(Membership(where, entry.fields()))
         elif entry.kind == _RESOURCE:
             what = library.Resource.from_buffer_copy(entry.structure)
             status.resources.append(Held(what, entry.number, entry.large, entry.fields()))
-        else:
+        elif entry.kind == _DAEMON:
             status.daemon = entry.fields()
     return status
 
@@ -157,10 +154,8 @@ class _Entry:
     """One part of an answer: what it is about, the daemon's own words, and a structure."""
 
     def __init__(self, answer: _Answer) -> None:
-        self.kind, _, self.number, self.large, name, length = _ENTRY.unpack(
-            answer.take(_ENTRY.size)
-        )
-        self.name = os.fsdecode(name.rstrip(b"\0"))
+        head = _ENTRY.unpack(answer.take(_ENTRY.size))
+        self.kind, _, self.number, self.large, _, length = head
         self._text = answer.take(length)
         self.structure = b""
         if self.kind == _LOCKSPACE:
