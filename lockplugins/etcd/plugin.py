@@ -27,7 +27,15 @@ from lockplugins.contract import (
     ResourceType,
 )
 from lockplugins.etcd import keys, names
-from lockplugins.etcd.client import Believed, Client, Login, UnknownOutcomeError, tls_context
+from lockplugins.etcd.client import (
+    NOT_FOUND,
+    Believed,
+    Client,
+    Login,
+    RefusedError,
+    UnknownOutcomeError,
+    tls_context,
+)
 from lockplugins.etcd.connection import Endpoint, now, pause
 from lockplugins.etcd.keeping import Keeping
 from lockplugins.etcd.session import Session, new_sid
@@ -169,11 +177,21 @@ class EtcdPlugin(Plugin):
             return  # another of this guest's, on the same disk
         self._given_up[lease] = key
         self._keeping.held.pop(key, None)
+        until, what = now() + ANSWER_S, f"lease on {lease.resource}"
+        try:
+            self._giving_up(lease, key).commit(self._jobs, until, what)
+        except RefusedError as refusal:
+            if refusal.code != NOT_FOUND:
+                raise
+            self._keeping.heal(self._jobs, until)  # the session had ended, and its grant with it
+            self._giving_up(lease, key).commit(self._jobs, until, what)
+
+    def _giving_up(self, lease: Lease, key: str) -> Transaction:
         transaction = Transaction()
         transaction.demand_value(key, self._session.value)
         transaction.delete(key)
         transaction.put(self._marker(lease), self._session.value, self._session.grant)
-        transaction.commit(self._jobs, now() + ANSWER_S, f"lease on {lease.resource}")
+        return transaction
 
     def _marker(self, lease: Lease) -> str:
         """Return the key that stays until the session ends, or anybody owns the disk alone."""

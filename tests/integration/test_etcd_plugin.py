@@ -169,6 +169,19 @@ def test_what_was_given_up_comes_back_unless_others_had_it(
         first.reacquire(lease)
 
 
+def test_a_lease_is_released_whatever_became_of_the_session(
+    etcd_member: Cluster, etcd_host: Host, etcd_disks: list[str]
+) -> None:
+    first, second = etcd_host(etcd_member, "first"), etcd_host(etcd_member, "second")
+    lease, kept = first.acquire([disk(etcd_disks[0]), disk(etcd_disks[1])], None)
+    end_session(etcd_member, first)
+    first.release(lease)
+    second.acquire([disk(etcd_disks[0])], None)
+    with pytest.raises(LeaseHeldError):
+        second.acquire([disk(kept.resource)], None)
+    first.renew()
+
+
 def test_three_members_with_tls_and_users_serve_a_guest_while_the_leader_is_away(
     etcd_three: Cluster, etcd_host: Host, etcd_disks: list[str]
 ) -> None:

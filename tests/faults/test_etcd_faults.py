@@ -1,0 +1,126 @@
+"""Does a guest under etcd end, or stand still, before another may have its disk?
+
+Real guards and guests, a real etcd that is frozen under them. Judged by pidfds,
+at the moment at which the taker says READY.
+"""
+
+from __future__ import annotations
+
+import select
+import signal
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support import waiting
+from tests.support.etcd import Cluster
+from tests.support.guard import DEADLINE_S
+from tests.support.pausing import Pausable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from supervisor.spec import GuestSpec
+    from tests.support.guard import Guard, Guards
+
+    Specify = Callable[..., GuestSpec]
+
+FAILOVER_S = 15
+PROOF_S, WATCH_S = 0.4 * FAILOVER_S, 0.5 * FAILOVER_S
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def cluster(require: Callable[[str], str], tmp_path: Path) -> Iterator[Cluster]:
+    require("etcd")
+    with Cluster(tmp_path / "etcd") as found:
+        yield found
+
+
+@pytest.fixture
+def spec(cluster: Cluster, guards: Guards, tmp_path: Path) -> Specify:
+    disk = tmp_path / "disk"
+    disk.write_bytes(bytes(1 << 16))
+    table = cluster.config() | {"failover_s": str(FAILOVER_S)}
+
+    def specify(**fields: object) -> GuestSpec:
+        return guards.spec(disk, plugin="etcd", config={"etcd": table}, **fields)
+
+    return specify
+
+
+def is_dead(guard: Guard) -> bool:
+    return bool(select.select([guard.child_pidfd], [], [], 0)[0])
+
+
+def test_without_a_quorum_the_guest_is_dead_within_what_status_announces(
+    cluster: Cluster, guards: Guards, spec: Specify
+) -> None:
+    guard = guards.start(spec()).ready()
+    cluster.members[0].send(signal.SIGSTOP)
+    announced = guard.status()["deadline_s"]
+    assert isinstance(announced, float)
+    assert 0 < announced <= PROOF_S
+    ended = guard.wait(announced + DEADLINE_S)
+    assert is_dead(guard)
+    assert ended.code == 112
+    assert f"bound {PROOF_S:g} s" in ended.stderr
+    cluster.members[0].send(signal.SIGCONT)
+
+
+def test_a_frozen_guard_is_ended_by_the_kernel_before_its_disk_is_taken(
+    cluster: Cluster, guards: Guards, spec: Specify
+) -> None:
+    assert cluster
+    guard = guards.start(spec()).ready()
+    taker = guards.start(spec(wait_s=2 * DEADLINE_S))
+    signal.pidfd_send_signal(guard.pidfd, signal.SIGSTOP)
+    waiting.gone(guard.child_pidfd, PROOF_S + DEADLINE_S)
+    assert guard.wait().code == -signal.SIGKILL
+    assert taker.line(2 * DEADLINE_S).startswith("READY ")
+    assert is_dead(guard)
+
+
+def test_a_taker_starts_only_when_the_guest_of_a_killed_guard_is_dead(
+    cluster: Cluster, guards: Guards, spec: Specify
+) -> None:
+    guard = guards.start(spec()).ready()
+    taker = guards.start(spec(wait_s=2 * DEADLINE_S))
+    cluster.etcdctl("get", "--prefix", "/")
+    guard.kill()
+    assert taker.line(2 * DEADLINE_S).startswith("READY ")
+    assert is_dead(guard)
+    (owner,) = (value for key, value in cluster.kept().items() if key.endswith("disk/w"))
+    assert f'"pid":{taker.pid},' in owner
+
+
+def test_a_guest_is_parked_while_etcd_is_away_and_goes_on_when_it_is_back(
+    cluster: Cluster, guards: Guards, spec: Specify, require: Callable[[str], str]
+) -> None:
+    require("qemu-system-x86_64")
+    with Pausable(guards, spec(on_lockfailure="pause")) as guest:
+        cluster.members[0].send(signal.SIGSTOP)
+        waiting.until(lambda: guest.state() == "parked", PROOF_S + DEADLINE_S, "it is parked")
+        assert not is_dead(guest.guard)
+        cluster.members[0].send(signal.SIGCONT)
+        waiting.until(lambda: guest.state() == "running", 2 * DEADLINE_S, "it goes on")
+        assert guest.runs()
+        assert not is_dead(guest.guard)
+
+
+def test_a_parked_guest_whose_disk_was_taken_is_ended(
+    cluster: Cluster, guards: Guards, spec: Specify, require: Callable[[str], str]
+) -> None:
+    require("qemu-system-x86_64")
+    with Pausable(guards, spec(on_lockfailure="pause")) as guest:
+        state = guest.pause()
+        assert "released=" in state
+        taker = guards.start(spec(wait_s=DEADLINE_S)).ready()
+        assert guest.state() == "parked"
+        taker.kill()
+        cluster.etcdctl("del", "--prefix", "/lsup/v1/fleet/disk/")
+        guest.control.ask("resume-guest", {"state": state})
+        assert guest.guard.wait(DEADLINE_S).code == 112
+        assert is_dead(guest.guard)
