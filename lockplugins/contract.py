@@ -1,8 +1,7 @@
 """What does a lock manager plugin promise the guard, and in which words?
 
-Holds the closed sets, the values that cross the boundary, the errors, the `Plugin`
-base class. It must not know any lock manager, nor the supervisor. On the launch path:
-no enum, typing or dataclasses (README, D2).
+Holds the closed sets, the values, the errors, the `Plugin` base class. It must not know any lock
+manager, nor the supervisor. On the launch path: no enum, typing or dataclasses (README, D2).
 """
 
 import sys
@@ -232,6 +231,7 @@ class Plugin:
     name: str = ""  # an instance may know better than its class, here and below
     capabilities: tuple[str, ...] = ()
     FREED_BY_DEATH: bool = False
+    CAVEAT: str = ""  # what `status` adds to the guarantee
     PROOF_TERM_S: float = 0.0
     RENEW_EVERY_S: float = 0.0
 

@@ -1,8 +1,7 @@
 """Which class is a plugin called NAME, and what are several of them together?
 
-Built-in names are a table; a third party's come from the caller, as
-`module:Class`: looking at what is installed is `loading`, and not for the
-guard. It must not know any lock manager.
+Built-in names are a table; a third party's come from the caller, as `module:Class`: looking at what
+is installed is `loading`, and not for the guard. It must not know any lock manager.
 Imported on the launch path, and imports only the plugins asked for (README, D2).
 """
 
@@ -170,6 +169,7 @@ class Composite(Plugin):
         except BaseException:
             _close(opened)
             raise
+        self.CAVEAT = "; ".join(filter(None, (part.CAVEAT for part in self._parts)))
         if self._expiring:
             self.PROOF_TERM_S = min(part.PROOF_TERM_S for part in self._expiring)
             self.RENEW_EVERY_S = min(part.RENEW_EVERY_S for part in self._expiring)

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from lockplugins.sanlock.claims import Claim, Key
     from lockplugins.sanlock.names import Located
 
+_NO_WATCHDOG = "without a watchdog, a host that stands still and goes on may write a moment longer"
 _LOOK_AFTER_S = 5.0  # at the latest; a lockspace that fails ends the guest without us
 _ENDING_MS = 1000
 _FREED_S = 8.0
@@ -96,6 +97,7 @@ class SanlockPlugin(Plugin):
         guest.doing = self._settings.joining
         joined = self._join()
         guest.doing = ""
+        self.CAVEAT = "" if joined.watchdog else _NO_WATCHDOG
         self.PROOF_TERM_S = term_s(joined)
         self.RENEW_EVERY_S = min(_LOOK_AFTER_S, joined.io_timeout_s / 2)
 

@@ -37,16 +37,19 @@ _RESOURCE_BYTES = 128  # without disks; how many there are is the last field
 class Membership:
     """A lockspace that this host is in, and where in its file that is written: `record_at`.
 
-    `number` is new each time it is joined. `renewed` is when the last renewal that reached
-    the storage began, `result` how the last one went; both in the daemon's words, whole
-    seconds of CLOCK_MONOTONIC.
+    `watchdog`: is the host reset if need be? `number` is new each time it is joined. `renewed`
+    is when the last renewal that reached the storage began, `result` how the last one went;
+    both in the daemon's words, whole seconds of CLOCK_MONOTONIC.
     """
 
-    def __init__(self, where: library.Lockspace, fields: dict[str, str]) -> None:
+    def __init__(
+        self, where: library.Lockspace, fields: dict[str, str], daemon: dict[str, str]
+    ) -> None:
         self.name = os.fsdecode(where.name)
         self.host_id = int(where.host_id)
         self.path = os.fsdecode(where.disk.path)
         self.number = int(fields["space_id"])
+        self.watchdog = daemon["use_watchdog"] == "1"
         self.record_at = int(where.disk.offset) + (self.host_id - 1) * int(fields["sector_size"])
         self.io_timeout_s = int(fields["io_timeout"])
         self.generation = int(fields["host_generation"])
@@ -134,7 +137,7 @@ def read(*, resources: bool = True) -> Status:
     for entry in _ask(_STATUS, 0 if resources else _LOCKSPACE):
         if entry.kind == _LOCKSPACE:
             where = library.Lockspace.from_buffer_copy(entry.structure)
-            status.lockspaces.append(Membership(where, entry.fields()))
+            status.lockspaces.append(Membership(where, entry.fields(), status.daemon))
         elif entry.kind == _RESOURCE:
             what = library.Resource.from_buffer_copy(entry.structure)
             status.resources.append(Held(what, entry.number, entry.large, entry.fields()))

@@ -162,7 +162,7 @@ class Commands:
             **record.summary(supervisor.child.pid, supervisor.leases),
             "state": PUBLIC_STATE[supervisor.state],
             "guarantee": _NOT_THE_OWNER.get(supervisor.state, "")
-            or guarantee.words(record.mode, doubt, unleased),
+            or guarantee.words(record.mode, doubt, unleased, supervisor.plugin),
             "deadline_s": None if until == float("inf") else round(until - now(), 3),
             "unleased": unleased,
             "parked": None if parking is None else parking.state,

@@ -14,6 +14,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from lockplugins.contract import Plugin
+
 
 def doubts(mode: str, pid: int, inode: int) -> str:
     """Look at the running guest; return why the tie may not hold, or nothing."""
@@ -32,8 +34,8 @@ def doubts(mode: str, pid: int, inode: int) -> str:
     return ""
 
 
-def words(mode: str, doubt: str, unleased: Sequence[str]) -> str:
-    """Return the live guarantee in words."""
+def words(mode: str, doubt: str, unleased: Sequence[str], plugin: Plugin) -> str:
+    """Return the live guarantee in words; `plugin` is open."""
     tie = (
         "the kernel sends SIGKILL when the supervisor dies"
         if mode == Containment.PDEATHSIG
@@ -43,4 +45,8 @@ def words(mode: str, doubt: str, unleased: Sequence[str]) -> str:
         doubt = f"{len(unleased)} open without a lease ({shown(unleased[0])}, …); else {tie}"
     if doubt:
         return f"weakened: {doubt}"
-    return f"the guest runs only while every lease is held: it carries them, and {tie}"
+    held = "it carries them"
+    if plugin.PROOF_TERM_S:
+        held = f"{plugin.PROOF_TERM_S:g} s without a new proof end it, a frozen supervisor's too"
+    caveat = f"; {plugin.CAVEAT}" if plugin.CAVEAT else ""
+    return f"the guest runs only while every lease is held: {held}, and {tie}{caveat}"

@@ -58,6 +58,10 @@ def test_a_guest_holds_its_disks_and_a_second_one_is_told_by_whom(
     assert (lease["lockspace"], lease["lease"]) == (facts.LOCKSPACE, facts.lease_name(disk))
     assert (lease["generation"], lease["state"], status["state"]) == (1, "held", "running")
     assert 0 < status["deadline_s"] <= 8
+    assert (
+        ": 8 s without a new proof end it, a frozen supervisor's too, and " in status["guarantee"]
+    )
+    assert "; without a watchdog, a host that stands still " in status["guarantee"]
     refused = command(*NEEDED, "--", *idle_argv(disk))
     named = f"held by guest web1 ({status['uuid']}), supervisor pid {run.process.pid}, guest pid"
     assert (refused.code, refused.out) == (exitcodes.HELD_ELSEWHERE, "")

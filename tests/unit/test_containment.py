@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from lockplugins.contract import ConfigError
+from lockplugins.carrier import NoCarrier
+from lockplugins.contract import ConfigError, Plugin
 from supervisor.guard.containment import daemonizes, decide, resolve, status_of
 from supervisor.guard.guarantee import doubts, words
 from supervisor.spec import Containment
@@ -224,10 +225,15 @@ def test_a_process_cannot_name_itself_into_its_status() -> None:
 
 
 def test_the_guarantee_says_what_holds_and_what_does_not() -> None:
-    whole = words(Containment.PDEATHSIG, "", [])
+    plugin = Plugin({}, NoCarrier())
+    whole = words(Containment.PDEATHSIG, "", [], plugin)
     assert "SIGKILL when the supervisor dies" in whole
-    assert "PID namespace" in words(Containment.PIDNS, "", [])
-    assert words(Containment.PIDNS, "it forked", ["/a"]) == "weakened: it forked"
-    unleased = words(Containment.PDEATHSIG, "", ["/a\n", "/b"])
+    assert "PID namespace" in words(Containment.PIDNS, "", [], plugin)
+    assert words(Containment.PIDNS, "it forked", ["/a"], plugin) == "weakened: it forked"
+    unleased = words(Containment.PDEATHSIG, "", ["/a\n", "/b"], plugin)
     assert unleased.startswith(r"weakened: 2 open without a lease (/a\x0a, …); else the kernel")
-    assert whole.startswith("the guest runs only while every lease is held")
+    assert whole.startswith("the guest runs only while every lease is held: it carries them, and")
+    plugin.PROOF_TERM_S, plugin.CAVEAT = 8.0, "there is no watchdog"
+    proven = words(Containment.PDEATHSIG, "", [], plugin)
+    assert "held: 8 s without a new proof end it, a frozen supervisor's too, and the" in proven
+    assert proven.endswith("when the supervisor dies; there is no watchdog")

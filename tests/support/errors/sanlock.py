@@ -116,7 +116,9 @@ def membership(path: str) -> status.Membership:
         "space_id", "io_timeout", "host_generation", "renewal_last_success", "corrupt_result",
         "renewal_last_result", "killing_pids", "space_dead", "sector_size",
     )  # fmt: skip
-    return status.Membership(where, dict.fromkeys(numbers, "1") | {"list": "spaces"})
+    return status.Membership(
+        where, dict.fromkeys(numbers, "1") | {"list": "spaces"}, {"use_watchdog": "0"}
+    )
 
 
 def nine_names(_world: World) -> Said:
