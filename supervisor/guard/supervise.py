@@ -214,7 +214,9 @@ class Supervisor:
     def _announce(self) -> None:
         gc.enable()
         self._announced = True
-        announce.tell(self.spec.ready_fd, f"READY child={self.child.pid}\n")
+        numbers = [lease.generation for lease in self.leases if lease.generation is not None]
+        token = f" generation={max(numbers)}" if numbers else ""
+        announce.tell(self.spec.ready_fd, f"READY child={self.child.pid}{token}\n")
         if self.spec.ready_fd is not None:
             posix.close(self.spec.ready_fd)
         announce.notify(f"READY=1\nMAINPID={posix.getpid()}")

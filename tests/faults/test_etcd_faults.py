@@ -6,6 +6,7 @@ at the moment at which the taker says READY.
 
 from __future__ import annotations
 
+import re
 import select
 import signal
 from typing import TYPE_CHECKING
@@ -88,10 +89,12 @@ def test_a_taker_starts_only_when_the_guest_of_a_killed_guard_is_dead(
 ) -> None:
     guard = guards.start(spec()).ready()
     taker = guards.start(spec(wait_s=2 * DEADLINE_S))
-    cluster.etcdctl("get", "--prefix", "/")
+    before = max(lease["generation"] for lease in guard.status()["leases"])  # type: ignore[attr-defined]  # JSON
     guard.kill()
-    assert taker.line(2 * DEADLINE_S).startswith("READY ")
+    ready = re.fullmatch(r"READY child=\d+ generation=(\d+)\n", taker.line(2 * DEADLINE_S))
     assert is_dead(guard)
+    assert ready
+    assert int(ready[1]) > before  # the fencing token rises
     (owner,) = (value for key, value in cluster.kept().items() if key.endswith("disk/w"))
     assert f'"pid":{taker.pid},' in owner
 
