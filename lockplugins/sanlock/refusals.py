@@ -57,7 +57,7 @@ _NO_LEASE = {
 }
 _TIMEOUTS = 2
 _WAIT = "stop the guest there or wait for it (--wait)"
-_SOON_MS, _HERE_MS, _ELSEWHERE_MS = 20, 250, 1000
+_SOON_MS, _HERE_MS, _ELSEWHERE_MS = 5, 250, 1000
 
 
 class Attempt:
