@@ -42,11 +42,11 @@ def measure(lab: Lab, peers: Rivals, seconds: int) -> Section:
     pids: dict[str, int] = {}
     with ExitStack() as closing:
         started = [*_start_rivals(lab, peers, pids), *_start_guards(lab, pids, closing)]
-        _pause(_SETTLED_S)
-        before = {name: _count(pid) for name, pid in pids.items()}
+        pause(_SETTLED_S)
+        before = {name: count(pid) for name, pid in pids.items()}
         begin = time.monotonic()
-        _pause(seconds)
-        after = {name: _count(pid) for name, pid in pids.items()}
+        pause(seconds)
+        after = {name: count(pid) for name, pid in pids.items()}
         minutes = (time.monotonic() - begin) / 60
         for one in started:
             lab.end(one)
@@ -111,7 +111,7 @@ def _start_guard(lab: Lab, spec: GuestSpec, command: list[str], closing: ExitSta
     return one
 
 
-def _count(pid: int) -> Count:
+def count(pid: int) -> Count:
     """Return switches, voluntary and not, and microseconds of CPU, of all threads so far."""
     counts = {"voluntary": 0, "nonvoluntary": 0}
     cpu_ns = 0
@@ -124,7 +124,7 @@ def _count(pid: int) -> Count:
     return counts["voluntary"], counts["nonvoluntary"], cpu_ns // 1000
 
 
-def _pause(seconds: float) -> None:
+def pause(seconds: float) -> None:
     """Let time pass: it is what is measured."""
     select.select([], [], [], seconds)
 

@@ -70,7 +70,7 @@ def _add(lab: Lab, found: dict[str, tuple[int, Usage]], name: str, argvs: list[l
     started = [lab.spawn(argv) for argv in argvs]
     for one in started:
         lab.await_stamp(one)
-    found[name] = (len(started), _each([one.pid for one in started]))
+    found[name] = (len(started), each([one.pid for one in started]))
     mappings = _mappings(started[0].pid)
     for one in started:
         lab.end(one)
@@ -96,15 +96,15 @@ def _guards(
     if said.count(b"READY") != count:
         raise BenchError(f"a guard did not start: {lab.said()}")
     lab.stamps()
-    found[name] = (count, _each([one.pid for one in started]))
+    found[name] = (count, each([one.pid for one in started]))
     mappings = _mappings(started[0].pid)
     if mode == Containment.PIDNS:
-        found[_INITS] = (count, _each([first_below(one.pid) for one in started]))
+        found[_INITS] = (count, each([first_below(one.pid) for one in started]))
     else:
         for spec in specs:
             with client.connect(os.path.join(spec.runtime_dir, spec.uuid), DEADLINE_S) as asked:
                 asked.execute("query-child", {}, DEADLINE_S)
-        found[_ASKED] = (count, _each([one.pid for one in started]))
+        found[_ASKED] = (count, each([one.pid for one in started]))
     for one in started:
         lab.end(one)
     os.close(ready)
@@ -112,7 +112,7 @@ def _guards(
     return mappings
 
 
-def _each(pids: list[int]) -> Usage:
+def each(pids: list[int]) -> Usage:
     """Return the mean usage of the processes, in megabytes."""
     total: Usage = dict.fromkeys(_FIELDS, 0.0)
     for pid in pids:

@@ -1,8 +1,8 @@
 """What does a guest under leases cost, next to its rivals? Measures, prints, and writes docs/.
 
-`run.py [--quick] [--only SECTION]… [--fifo] [--out DIR] [--strict-env]`: the
-whole takes about five minutes. Missing an aim is a finding, not a failure;
-exit 1 says that something could not be measured.
+`run.py [--quick] [--page PAGE]… [--only SECTION]… [--fifo] [--out DIR] [--strict-env]`:
+the page `bench` takes about five minutes, `sanlock-bench` ten. Missing an aim is
+a finding, not a failure; exit 1 says that something could not be measured.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from contextlib import ExitStack
+from dataclasses import dataclass
 
 _CHECKOUT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 sys.path[0] = _CHECKOUT  # not this directory: its modules are tests.bench's
@@ -29,28 +30,61 @@ from tests.bench import (  # noqa: E402 - as above
     machine,
     memory,
     qemu_start,
+    sanlock_launch,
+    sanlock_staying,
+    sanlock_takeover,
     takeover,
 )
 from tests.bench.report import summary  # noqa: E402 - as above
 from tests.bench.rivals import Rivals  # noqa: E402 - as above
+from tests.bench.sanlock_peers import Sanlock  # noqa: E402 - as above
 from tests.bench.starting import BenchError, Lab, tool  # noqa: E402 - as above
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
+    from typing import Any
 
     from tests.bench.report import Section
 
-# Name, what measures it, rounds of a full and of a quick run.
-SECTIONS: dict[str, tuple[Callable[[Lab, Rivals, int], Section], int, int]] = {
-    "launch": (launch.measure, 200, 8),
-    "qemu": (qemu_start.measure, 40, 4),
-    "ending": (ending.measure, 100, 6),
-    "takeover": (takeover.measure, 60, 5),
-    "memory": (memory.measure, 100, 10),
-    "idle": (idle.measure, 30, 5),
-    "getchild": (getchild.measure, 100, 6),
+    # What measures it beside its peers, rounds of a full and of a quick run.
+    Measured = tuple[Callable[[Lab, Any, int], Section], int, int]
+
+
+@dataclass(frozen=True)
+class Page:
+    """One run beside the same peers, which live as long as the ExitStack."""
+
+    title: str
+    peers: Callable[[Lab, ExitStack], Rivals | Sanlock]
+    sections: Mapping[str, Measured]
+
+
+PAGES = {
+    "bench": Page(
+        "What a guest under leases costs",
+        lambda lab, _: Rivals(lab),
+        {
+            "launch": (launch.measure, 200, 8),
+            "qemu": (qemu_start.measure, 40, 4),
+            "ending": (ending.measure, 100, 6),
+            "takeover": (takeover.measure, 60, 5),
+            "memory": (memory.measure, 100, 10),
+            "idle": (idle.measure, 30, 5),
+            "getchild": (getchild.measure, 100, 6),
+        },
+    ),
+    "sanlock-bench": Page(
+        "What a guest under sanlock's leases costs",
+        Sanlock,
+        {
+            "sanlock-launch": (sanlock_launch.measure, 60, 4),
+            "sanlock-takeover": (sanlock_takeover.measure, 40, 4),
+            "sanlock-staying": (sanlock_staying.measure, 100, 5),
+        },
+    ),
 }
+SECTIONS = [name for page in PAGES.values() for name in page.sections]
 _FIFO_PRIORITY = 10
 _MEASURED = os.path.join(_CHECKOUT, "docs", "measured")
 
@@ -61,9 +95,19 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # contexts end what was started
     if asked.fifo:
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(_FIFO_PRIORITY))
-    before = machine.load()
     product = [os.path.join(_CHECKOUT, name) for name in ("supervisor", "lockplugins")]
     tool([python(), "-I", "-S", "-m", "compileall", "-q", *product], os.environ)
+    codes = [
+        _run(asked, name)
+        for name in asked.page or PAGES
+        if not asked.only or {*asked.only}.intersection(PAGES[name].sections)
+    ]
+    return max(codes)
+
+
+def _run(asked: argparse.Namespace, name: str) -> int:
+    """Measure one page, print and write it; returns the exit code."""
+    page, before = PAGES[name], machine.load()
     with ExitStack() as closing:
         # Not the directory for temporary files: sanlock needs direct I/O, seldom had on tmpfs.
         directory, runtime_dir = (
@@ -71,32 +115,33 @@ def main() -> int:
             for base in ("/var/tmp", machine.runtime_base())
         )
         lab = closing.enter_context(Lab(directory, runtime_dir))
-        rivals = Rivals(lab)
-        for missing in rivals.missing:
+        peers = page.peers(lab, closing)
+        for missing in peers.missing:
             print(f"bench: missing: {missing}", file=sys.stderr)
-        if rivals.missing and asked.strict_env:
+        if peers.missing and asked.strict_env:
             return 1
-        sections, failed = _measure(asked, lab, rivals)
-        facts = machine.facts(directory, runtime_dir, rivals.versions)
+        sections, failed = _measure(asked, page, lab, peers)
+        facts = machine.facts(directory, runtime_dir, peers.versions)
     policy = ", run ahead of it (SCHED_FIFO)" if asked.fifo else ""
-    text = _page(sections, [*facts, f"load before {before}, after {machine.load()}{policy}"],
-                 [*rivals.missing, *failed])  # fmt: skip
+    facts.append(f"load before {before}, after {machine.load()}{policy}")
+    text = _page(page.title, sections, facts, [*peers.missing, *failed])
     print(text)
     if asked.out:
-        _write(asked.out, text, sections)
-    return 1 if failed or (rivals.missing and asked.strict_env) else 0
+        _write(asked.out, f"{name}.md", text, sections)
+    return 1 if failed or (peers.missing and asked.strict_env) else 0
 
 
 def _measure(
-    asked: argparse.Namespace, lab: Lab, rivals: Rivals
+    asked: argparse.Namespace, page: Page, lab: Lab, peers: Rivals | Sanlock
 ) -> tuple[list[Section], list[str]]:
     """Return the sections that are asked for, and what failed instead of being one."""
     sections, failed = [], []
-    for name in asked.only or SECTIONS:
-        measure, full, quick = SECTIONS[name]
+    for name, (measure, full, quick) in page.sections.items():
+        if asked.only and name not in asked.only:
+            continue
         begin = time.monotonic()
         try:
-            sections.append(measure(lab, rivals, quick if asked.quick else full))
+            sections.append(measure(lab, peers, quick if asked.quick else full))
         except (BenchError, LockError, OSError, AssertionError) as error:
             failed.append(f"{name}: {error}")
             print(f"bench: failed: {name}: {error}", file=sys.stderr)
@@ -107,6 +152,7 @@ def _measure(
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Measure guard and rivals side by side.")
     parser.add_argument("--quick", action="store_true", help="few rounds; writes nothing")
+    parser.add_argument("--page", action="append", choices=PAGES, help="repeatable")
     parser.add_argument("--only", action="append", choices=SECTIONS, help="repeatable")
     parser.add_argument("--fifo", action="store_true", help="ahead of other processes (root)")
     parser.add_argument("--out", metavar="DIR", help="where to write (default docs/measured)")
@@ -117,9 +163,9 @@ def _arguments() -> argparse.Namespace:
     return asked
 
 
-def _page(sections: list[Section], facts: list[str], unmeasured: list[str]) -> str:
+def _page(title: str, sections: list[Section], facts: list[str], unmeasured: list[str]) -> str:
     """Return the whole as Markdown."""
-    lines = ["# What a guest under leases costs", ""]
+    lines = [f"# {title}", ""]
     lines += ["Written by `tests/bench/run.py`. All medians; every ratio is taken within a round,"]
     lines += ["rows in shuffled order, and its median shown.", ""]
     lines += [f"* {fact}" for fact in facts]
@@ -130,12 +176,12 @@ def _page(sections: list[Section], facts: list[str], unmeasured: list[str]) -> s
     return "\n".join(lines)
 
 
-def _write(directory: str, text: str, sections: list[Section]) -> None:
+def _write(directory: str, name: str, text: str, sections: list[Section]) -> None:
     os.makedirs(directory, exist_ok=True)
-    files = {"bench.md": text}
+    files = {name: text}
     files |= {chart.file: bars.draw(chart) for section in sections for chart in section.charts}
-    for name, content in files.items():
-        with open(os.path.join(directory, name), "w", encoding="utf-8") as file:
+    for file_name, content in files.items():
+        with open(os.path.join(directory, file_name), "w", encoding="utf-8") as file:
             file.write(content)
 
 

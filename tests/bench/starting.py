@@ -167,6 +167,14 @@ class Lab:
         self.await_readable(self._stamps, started)
         return int(struct.unpack("q", os.read(self._stamps, _STAMP_BYTES))[0])
 
+    def stamp_or_end(self, started: Started) -> int | None:
+        """Wait for one stamp from below `started`; None: it ended without one, and is reaped."""
+        if self._stamps in select.select([self._stamps, started.pidfd], [], [], DEADLINE_S)[0]:
+            return self.await_stamp(started)
+        waiting.gone(started.pidfd, DEADLINE_S)
+        self.reap(started)
+        return None
+
     def await_readable(self, fd: int, started: Started) -> None:
         """Wait for `fd`; raises BenchError if `started` ends before."""
         ready = select.select([fd, started.pidfd], [], [], DEADLINE_S)[0]

@@ -71,6 +71,7 @@ class Daemon:
         name: str = "",
         *,
         watchdog: bool = False,
+        io_timeout_s: int = IO_TIMEOUT_S,
     ) -> None:
         self.directory = directory
         self.lease_dir = lease_dir
@@ -82,7 +83,7 @@ class Daemon:
         self.config = {
             "disk_lease_dir": str(lease_dir),
             "host_id": str(host_id),
-            "io_timeout": str(IO_TIMEOUT_S),
+            "io_timeout": str(io_timeout_s),
         }
         self._process: subprocess.Popen[bytes] | None = None
         self._holders: list[subprocess.Popen[bytes]] = []
@@ -145,15 +146,15 @@ class Daemon:
         return facts.run(self.env, "client", *words, deadline_s=deadline_s)
 
     def join(self) -> None:
-        """Join the lockspace, made if it is not there: 3 s, and more on a slow disk."""
+        """Join the lockspace, made if it is not there: 3 io_timeouts, and more on a slow disk."""
         if not os.path.exists(self.lockspace):
-            facts.init_lockspace(self.lockspace)
+            facts.init_lockspace(self.lockspace, io_timeout_s=int(self.config["io_timeout"]))
         waiting.until(self._joins, DEADLINE_S, f"it joins: see {self.directory}/log")
 
     def _joins(self) -> bool:
         where = f"{LOCKSPACE}:{self.host_id}:{self.lockspace}:0"
         try:
-            self.client("add_lockspace", "-s", where, "-o", str(IO_TIMEOUT_S))
+            self.client("add_lockspace", "-s", where, "-o", self.config["io_timeout"])
         except SanlockError as error:
             if _DISK_TOO_SLOW not in str(error):
                 raise
