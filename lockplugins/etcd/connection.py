@@ -143,7 +143,7 @@ class Connection(http.client.HTTPConnection):
             raise ValueError(f"its answer is longer than {LONGEST_ANSWER} bytes")
         try:
             found = json.loads(data)
-        except ValueError:
+        except (ValueError, RecursionError):
             found = None
         if not isinstance(found, dict):
             raise ValueError(f"HTTP {answer.status}, and no JSON object")  # noqa: TRY004  # as above

@@ -14,6 +14,8 @@ from lockplugins.etcd.transaction import Transaction
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
     from lockplugins.etcd.client import Client
     from lockplugins.etcd.session import Session
     from lockplugins.etcd.transaction import KeyValue, Outcome
@@ -79,13 +81,26 @@ class Keeping:
                 return self.prove(client, until)
             # Else it was healed and has ended again, all the while.
 
-    def _demand_all(self, transaction: Transaction, held: dict[str, str]) -> None:
+    def confirm(self, client: Client, names: Sequence[str], until: float, what: str) -> int | None:
+        """Write keys that are ours anew: what was asked before and arrives late finds others.
+
+        Returns the revision, None if they are not all ours by now; raises the client's errors.
+        """
+        transaction = Transaction()
+        self._demand_all(transaction, names)
+        for key in names:
+            transaction.put(key, self._session.value)
+        transaction.read_otherwise(self._session.key)
+        outcome = transaction.commit(client, until, what)
+        return outcome.revision if outcome.succeeded else None
+
+    def _demand_all(self, transaction: Transaction, held: Iterable[str]) -> None:
         for key in held:
             transaction.demand_value(key, self._session.value)
 
     def _is_ours(self, held: dict[str, str], outcome: Outcome) -> bool:
         """Is every key still ours? Else False if it was released meanwhile, or LeaseLostError."""
-        found = {kept.key: kept for read in outcome.read for kept in read}
+        found = outcome.found()
         mine = found.get(self._session.key)
         if mine is not None and mine.value != self._session.value:
             raise LeaseLostError("keep", "the session", _fate(mine))

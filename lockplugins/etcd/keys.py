@@ -115,7 +115,7 @@ def read_owner(value: str) -> Owner | None:
             if not isinstance(fields[field], kind):
                 return None
             setattr(found, field, fields[field])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
     return found
 

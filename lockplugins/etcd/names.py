@@ -76,8 +76,12 @@ def _canonical(uri: str) -> str:
     """Return a network disk's URI as all would write it: no credentials, no options, low case."""
     if uri.startswith("rbd:"):  # rbd:pool/image[@snapshot][:option=value…]
         return ":".join(uri.split(":")[:2])
-    parts = urlsplit(uri)
+    try:
+        parts = urlsplit(uri)
+        port = parts.port
+    except ValueError as error:
+        raise ResourceError("lease", f"disk {uri}", f"{error}", "is that its URI?") from error
     host = (parts.hostname or "").lower()
     host = f"[{host}]" if ":" in host else host
-    netloc = f"{host}:{parts.port}" if parts.port else host
+    netloc = f"{host}:{port}" if port else host
     return urlunsplit((parts.scheme.lower(), netloc, parts.path, "", ""))

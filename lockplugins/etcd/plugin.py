@@ -20,23 +20,16 @@ import os
 from lockplugins.contract import (
     Capability,
     Lease,
-    LeaseLostError,
     LockError,
     Mode,
     Plugin,
     ResourceType,
+    UnsupportedError,
 )
 from lockplugins.etcd import keys, names
-from lockplugins.etcd.client import (
-    NOT_FOUND,
-    Believed,
-    Client,
-    Login,
-    RefusedError,
-    UnknownOutcomeError,
-    tls_context,
-)
+from lockplugins.etcd.client import Believed, Client, Login, tls_context
 from lockplugins.etcd.connection import Endpoint, now, pause
+from lockplugins.etcd.giving_up import GivingUp
 from lockplugins.etcd.keeping import Keeping
 from lockplugins.etcd.session import Session, new_sid
 from lockplugins.etcd.taking import Blocker, Claim, Taking
@@ -53,6 +46,7 @@ if TYPE_CHECKING:
 DEFAULT_ENDPOINTS = "http://127.0.0.1:2379"
 ANSWER_S = 8.0  # for what a launch, a hot-plug or the end waits for
 KEEPALIVE_S = 1.0
+BETWEEN_S = 0.02
 POLL_S = 0.5  # a waiter's: etcd answers some thousands of these a second
 
 
@@ -82,16 +76,13 @@ class EtcdPlugin(Plugin):
         self._clients: list[Client] = []
         self._leases: dict[Lease, str] = {}
         self._given_up: dict[Lease, str] = {}
-        self._uncertain: set[str] = set()
 
     def _client(self, endpoints: Sequence[Endpoint] = ()) -> Client:
         login = None
         if "username" in self.config:
             login = Login(self.config["username"], self.config.get("password_file", ""))
         believed = None if endpoints else self._believed
-        client = Client(endpoints or self._endpoints, self._context(), login, believed)
-        self._clients.append(client)
-        return client
+        return Client(endpoints or self._endpoints, self._context(), login, believed)
 
     def _context(self) -> SSLContext | None:
         if not any(endpoint.secure for endpoint in self._endpoints):
@@ -100,13 +91,15 @@ class EtcdPlugin(Plugin):
 
     def open(self, guest: Guest) -> None:
         self._resolve()
-        self._jobs, self._renewals = self._client(), self._client()
+        self._clients = [self._client(), self._client()]
+        self._jobs, self._renewals = self._clients
         sid = new_sid()
         value = keys.Owner(sid, guest, os.getpid(), self.timing.proof_s).as_value()
         key = keys.session(self.namespace, sid)
         self._session = Session(key, sid, value, self.timing.ttl_s)
         self._keeping = Keeping(self._session)
         self._taking = Taking(self._jobs, self._keeping, self.namespace, self.timing, self._session)
+        self._giving_up = GivingUp(self._jobs, self._keeping, self._session)
         self._keeping.heal(self._jobs, now() + ANSWER_S)
 
     def _resolve(self) -> None:
@@ -147,80 +140,53 @@ class EtcdPlugin(Plugin):
             known = claims.get(place.below)
             if known is None or known.mode == Mode.SHARED:
                 claims[place.below] = Claim(resource, place, resource.mode, self._session.sid)
+        held = self._keeping.held
+        for claim in claims.values():
+            if claim.mode == Mode.EXCLUSIVE and claim.place.readers + self._session.sid in held:
+                why = "this guest has it shared, by this name or another"
+                name = f"disk {claim.resource.path}"
+                raise UnsupportedError("lease", name, why, "detach that first")
         return {
-            below: claim for below, claim in claims.items() if claim.key not in self._keeping.held
+            below: claim
+            for below, claim in claims.items()
+            if claim.key not in held and claim.place.owner not in held
         }
 
     def _take(self, claims: Sequence[Claim], wait_until: float | None) -> int:
         bound = now() + ANSWER_S
+        self._taking.blockers.clear()  # those of an earlier call
         while True:
             limit = bound if wait_until is None else max(bound, wait_until)
-            try:
-                revision = self._taking.attempt(claims, self._session.value, limit)
-            except UnknownOutcomeError:
-                self._uncertain.update(claim.key for claim in claims)
-                raise
+            revision = self._taking.attempt(claims, self._session.value, limit)
             if revision is not None:
                 self._keeping.held |= {claim.key: claim.resource.path for claim in claims}
                 return revision
             if not self._taking.blockers and now() < limit:
+                pause(BETWEEN_S)
                 continue  # there was one, and he has gone
             if wait_until is None or now() >= wait_until:
-                raise self._taking.refusal()
+                raise self._taking.refusal(claims)
             pause(min(POLL_S, wait_until - now()))
 
     def release(self, lease: Lease) -> None:
-        key = self._leases.pop(lease, None)
-        if key is None:
+        if (key := self._leases.get(lease)) is None:
             raise LockError("release", f"the lease on {lease.resource}", "this guest has none")
-        if key in self._leases.values():
-            return  # another of this guest's, on the same disk
         self._given_up[lease] = key
-        self._keeping.held.pop(key, None)
-        until, what = now() + ANSWER_S, f"lease on {lease.resource}"
-        try:
-            self._giving_up(lease, key).commit(self._jobs, until, what)
-        except RefusedError as refusal:
-            if refusal.code != NOT_FOUND:
-                raise
-            self._keeping.heal(self._jobs, until)  # the session had ended, and its grant with it
-            self._giving_up(lease, key).commit(self._jobs, until, what)
-
-    def _giving_up(self, lease: Lease, key: str) -> Transaction:
-        transaction = Transaction()
-        transaction.demand_value(key, self._session.value)
-        transaction.delete(key)
-        transaction.put(self._marker(lease), self._session.value, self._session.grant)
-        return transaction
-
-    def _marker(self, lease: Lease) -> str:
-        """Return the key that stays until the session ends, or anybody owns the disk alone."""
-        return self._place(lease.claim).parked + self._session.sid
+        if list(self._leases.values()).count(key) == 1:  # else another is on the same disk
+            self._keeping.held.pop(key, None)
+            name, place = f"lease on {lease.resource}", self._place(lease.claim)
+            self._giving_up.let_go(key, place, now() + ANSWER_S, name)
+        del self._leases[lease]
 
     def reacquire(self, lease: Lease) -> None:
-        key, value, until = self._given_up[lease], self._session.value, now() + ANSWER_S
         name = f"the lease on {lease.resource}"
-        place, marker = self._place(lease.claim), self._marker(lease)
-        transaction = Transaction()
-        transaction.demand_created(self._session.key, self._session.created)
-        transaction.demand_value(marker, value)
-        transaction.demand_created(place.owner, 0)
-        if key == place.owner:
-            transaction.demand_none_below(place.readers)
-        transaction.put(key, value)
-        transaction.delete(marker)
-        for read in (self._session.key, marker, place.owner, key):
-            transaction.read_otherwise(read)
-        outcome = transaction.commit(self._jobs, until, name)
-        found = {kept.key: kept for read in outcome.read for kept in read}
-        is_ours = key in found and found[key].value == value  # it never arrived that we gave it up
-        if not outcome.succeeded and not is_ours:
-            if marker not in found:
-                raise LeaseLostError("re-acquire", name, "others have had it in between")
-            raise LockError("re-acquire", name, "others have it, or the session has ended")
+        if (key := self._given_up.get(lease)) is None:
+            raise LockError("re-acquire", name, "it was not released")
+        if key not in self._keeping.held:  # else it is back with another, on the same disk
+            self._giving_up.take_back(key, self._place(lease.claim), now() + ANSWER_S, name)
+            self._keeping.held |= {key: lease.resource}
         del self._given_up[lease]
         self._leases[lease] = key
-        self._keeping.held |= {key: lease.resource}
 
     def renew(self) -> float:
         until = now() + self.PROOF_TERM_S
@@ -231,17 +197,20 @@ class EtcdPlugin(Plugin):
         return self._keeping.prove(self._renewals, until)
 
     def close(self) -> None:
-        """End the session, so that nobody has to watch it."""
+        """End the session, so that nobody has to watch it, and forget what was given up."""
         try:
+            for lease in self._given_up:
+                name, place = f"lease on {lease.resource}", self._place(lease.claim)
+                self._giving_up.forget(place, now() + ANSWER_S, name)
             self._session.end(self._jobs, now() + ANSWER_S)
         finally:
             self.disconnect()
 
-    def disconnect(self, since: int = 0) -> None:
-        """Close every connection (of the clients after the first `since`); all in etcd stays."""
-        for client in self._clients[since:]:
+    def disconnect(self) -> None:
+        """Close every connection, and leave all in etcd as it is."""
+        for client in self._clients:
             client.close()
-        del self._clients[since:]
+        self._clients.clear()
 
     def examine(self, resource: Resource | None) -> list[Finding]:
         from lockplugins.etcd import examine  # only doctor asks
@@ -249,18 +218,21 @@ class EtcdPlugin(Plugin):
         if resource is not None:
             return [examine.of_resource(resource)] if resource.type == ResourceType.DISK else []
         found = [examine.of_times(self.timing)]
-        before = len(self._clients)
+        clients: list[Client] = []
         try:
             self._resolve()
             if (context := self._context()) is not None:
                 found += examine.of_certificates(context)
-            members = [(str(one), self._client([one])) for one in self._endpoints]
+            clients = [self._client([one]) for one in self._endpoints]
+            clients.append(self._client())
+            members = list(zip(map(str, self._endpoints), clients, strict=False))
             own = keys.session(self.namespace, "")
-            found += examine.of_cluster(members, self._client(), own)
+            found += examine.of_cluster(members, clients[-1], own)
         except LockError as error:
             found.append((examine.CLUSTER, False, str(error), "see [etcd]"))
         finally:
-            self.disconnect(before)
+            for client in clients:
+                client.close()
         return found
 
     def named(self, resource: Resource) -> list[tuple[str, str]]:
@@ -273,10 +245,10 @@ class EtcdPlugin(Plugin):
         transaction.read(place.owner)
         transaction.read(place.readers, below=True)
         what = f"lease on {resource.path}"
-        before = len(self._clients)
+        client = self._client()
         try:
-            outcome = transaction.commit_read(self._client(), now() + ANSWER_S, what)
+            outcome = transaction.commit_read(client, now() + ANSWER_S, what)
         finally:
-            self.disconnect(before)
+            client.close()
         claim = Claim(resource, place, resource.mode, "")
         return [Blocker(claim, kept).holder() for read in outcome.read for kept in read]

@@ -7,7 +7,14 @@ It must not know how ownership is kept.
 
 from __future__ import annotations
 
-from lockplugins.contract import Holder, LeaseHeldError, Mode, UnsupportedError
+from lockplugins.contract import (
+    Holder,
+    LeaseHeldError,
+    LeaseUnknownError,
+    LockError,
+    Mode,
+    UnsupportedError,
+)
 from lockplugins.etcd import keys
 from lockplugins.etcd.connection import now
 from lockplugins.etcd.transaction import MOST_OPERATIONS, Transaction
@@ -22,7 +29,7 @@ if TYPE_CHECKING:
     from lockplugins.etcd.keys import Owner, Place
     from lockplugins.etcd.session import Session
     from lockplugins.etcd.timing import Timing
-    from lockplugins.etcd.transaction import KeyValue, Outcome
+    from lockplugins.etcd.transaction import KeyValue
 
     Claims = Sequence["Claim"]
 
@@ -75,7 +82,7 @@ class Taking:
         self, client: Client, keeping: Keeping, namespace: str, timing: Timing, session: Session
     ) -> None:
         self._client = client
-        self._heal = keeping.heal
+        self._heal, self._confirm = keeping.heal, keeping.confirm
         self._namespace = namespace
         self._timing = timing
         self._session = session
@@ -90,10 +97,11 @@ class Taking:
         outcome = self._transaction(claims, value).commit(self._client, until, _named(claims))
         if outcome.succeeded:
             return outcome.revision
-        found = _by_key(outcome)
+        found = outcome.found()
         ours = [found[claim.key] for claim in claims if claim.key in found]
         if len(ours) == len(claims) and all(kept.value == value for kept in ours):
-            return max(kept.mod_revision for kept in ours)  # an earlier try has done it
+            keys = [kept.key for kept in ours]  # an earlier try has done it
+            return self._confirm(self._client, keys, until, _named(claims))
         mine = found.get(self._session.key)
         if mine is None or mine.create_revision != self._session.created:
             self._heal(self._client, until)  # and try again
@@ -164,7 +172,7 @@ class Taking:
             transaction.read(blocker.kept.key)
             if blocker.owner is not None:
                 transaction.read(self._session_of(blocker))
-        present = _by_key(transaction.commit_read(self._client, until, _named(claims)))
+        present = transaction.commit_read(self._client, until, _named(claims)).found()
         seen = now()
         known, self.blockers = self.blockers, {}
         for blocker in blockers:
@@ -178,8 +186,11 @@ class Taking:
                 earlier = before.absent_since if before is not None and same else None
                 blocker.absent_since = seen if earlier is None else earlier
 
-    def refusal(self) -> LeaseHeldError:
+    def refusal(self, claims: Claims) -> LockError:
         """Return who is in the way, and until when, as an error."""
+        if not self.blockers:
+            why = "nobody is in the way for long, and it is not ours"
+            return LeaseUnknownError("acquire", _named(claims), why, "try again")
         # Who lives goes first: the dead are not waited for as long.
         blocker = min(self.blockers.values(), key=lambda blocker: blocker.absent_since or 0)
         holder, claim = blocker.holder(), blocker.claim
@@ -192,10 +203,6 @@ class Taking:
         why = f"held by {holder.description}, generation {holder.generation}"
         name = f"{claim.mode} lease for {claim.resource.type} {claim.resource.path}"
         return LeaseHeldError("acquire", name, why, advice, holder)
-
-
-def _by_key(outcome: Outcome) -> dict[str, KeyValue]:
-    return {kept.key: kept for found in outcome.read for kept in found}
 
 
 def _named(claims: Claims) -> str:

@@ -11,6 +11,8 @@ from lockplugins.etcd.client import UnknownOutcomeError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from lockplugins.etcd.client import Answer, Client, Message
 
 TXN = "/v3/kv/txn"
@@ -24,7 +26,7 @@ class KeyValue:
 
     def __init__(self, found: Message) -> None:
         self.key = b64decode(str(found["key"])).decode()
-        self.value = b64decode(str(found.get("value", ""))).decode()
+        self.value = b64decode(str(found.get("value", ""))).decode(errors="surrogateescape")
         # int64 are strings, and what is 0 is left out.
         self.create_revision = int(str(found.get("create_revision", 0)))
         self.mod_revision = int(str(found.get("mod_revision", 0)))
@@ -37,22 +39,26 @@ class Outcome:
     __slots__ = ("doubtful", "read", "revision", "sent", "succeeded")
 
     def __init__(self, answer: Answer) -> None:
-        message = answer.message
-        header = message.get("header")
-        responses = message.get("responses") or []
-        if not isinstance(header, dict) or not isinstance(responses, list):
-            raise UnknownOutcomeError(
-                "understand", answer.endpoint, "its answer is no transaction's"
-            )
-        self.succeeded = message.get("succeeded") is True
-        self.revision = int(str(header.get("revision", 0)))
+        self.succeeded = answer.message.get("succeeded") is True
         self.sent = answer.sent
         self.doubtful = answer.doubtful
-        self.read: list[list[KeyValue]] = [
-            [KeyValue(found) for found in response["response_range"].get("kvs", ())]
-            for response in responses
-            if "response_range" in response
-        ]
+        self.read: list[list[KeyValue]] = []
+        try:
+            self._understand(answer.message)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            why = f"its answer is no transaction's: {error!r}"
+            raise UnknownOutcomeError("understand", answer.endpoint, why, "is it etcd?") from error
+
+    def _understand(self, message: Any) -> None:  # noqa: ANN401  # whatever was answered
+        self.revision = int(message["header"]["revision"])
+        for response in message.get("responses", ()):
+            if "response_range" in response:
+                kvs = response["response_range"].get("kvs", ())
+                self.read.append([KeyValue(found) for found in kvs])
+
+    def found(self) -> dict[str, KeyValue]:
+        """Return what was read, by key."""
+        return {kept.key: kept for found in self.read for kept in found}
 
 
 class Transaction:

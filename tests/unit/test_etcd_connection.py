@@ -109,6 +109,7 @@ VICES: dict[str, Vice] = {
     "ends within": says(b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{"),
     "is no JSON": says(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nHTML"),
     "is no object": says(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]"),
+    "is too deep": says(b"HTTP/1.1 200 OK\r\nContent-Length: 90000\r\n\r\n" + b"[" * 90_000),
     "is endless": says(b"HTTP/1.1 200 OK\r\nContent-Length: 99999999\r\n\r\n" + b" " * 9_000_000),
 }
 

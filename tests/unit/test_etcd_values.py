@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from lockplugins.contract import ConfigError, Guest, Mode, Resource, ResourceError
 from lockplugins.etcd import keys, names
-from lockplugins.etcd.client import Client
+from lockplugins.etcd.client import Answer, Client, UnknownOutcomeError
 from lockplugins.etcd.connection import Endpoint
 from lockplugins.etcd.timing import DRIFT, KILL_S, LEAST_FAILOVER_S, Timing
-from lockplugins.etcd.transaction import Transaction
+from lockplugins.etcd.transaction import Outcome, Transaction
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -83,7 +83,18 @@ def test_a_value_says_who_it_is_and_is_one_of_a_kind() -> None:
 
 
 @pytest.mark.parametrize(
-    "value", ["", "x", "[]", "{}", "null", '{"sid": 1}', '{"sid": "a", "proof_s": "12"}', "\0"]
+    "value",
+    [
+        "",
+        "x",
+        "[]",
+        "{}",
+        "null",
+        "[" * 90_000,
+        '{"sid": 1}',
+        '{"sid": "a", "proof_s": "12"}',
+        "\0",
+    ],
 )
 def test_what_we_have_not_written_names_nobody(value: str) -> None:
     assert keys.read_owner(value) is None
@@ -117,6 +128,8 @@ def test_a_network_disk_has_the_name_that_all_hosts_write(uri: str, name: str) -
 def test_what_is_no_disk_needs_an_identity(tmp_path: Path) -> None:
     with pytest.raises(ResourceError, match="neither a file nor a block device"):
         names.of(Resource(str(tmp_path)))
+    with pytest.raises(ResourceError, match="Port could not be cast"):
+        names.of(Resource("nbd://host:port/export"))
     with pytest.raises(ResourceError, match="ENOENT"):
         names.of(Resource(str(tmp_path / "gone")))
 
@@ -147,6 +160,28 @@ def test_what_proves_nothing_is_not_asked() -> None:
     compares.read("/k")  # in one branch alone
     with pytest.raises(AssertionError, match="proves nothing"):
         compares.commit(nobody, 0, "a proof")
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        {},
+        {"header": 1},
+        {"header": {}},
+        {"header": {"revision": "x"}},
+        {"header": {"revision": "1"}, "responses": None},
+        {"header": {"revision": "1"}, "responses": [1]},
+        {"header": {"revision": "1"}, "responses": [{"response_range": []}]},
+        {"header": {"revision": "1"}, "responses": [{"response_range": {"kvs": [{}]}}]},
+        {
+            "header": {"revision": "1"},
+            "responses": [{"response_range": {"kvs": [{"key": "/w=="}]}}],
+        },
+    ],
+)
+def test_an_answer_that_is_none_is_a_doubt(lie: dict[str, object]) -> None:
+    with pytest.raises(UnknownOutcomeError, match="cannot understand http://a:1: its answer is no"):
+        Outcome(Answer({"succeeded": True} | lie, 0.0, "http://a:1", doubtful=False))
 
 
 def test_modes_have_keys_of_their_own() -> None:

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lockplugins.contract import Guest, Lease, Resource
+from lockplugins.contract import Guest, Lease, Mode, Resource
+from lockplugins.etcd import names
 from lockplugins.etcd.client import Answer
 from lockplugins.etcd.plugin import EtcdPlugin
 from lockplugins.etcd.transaction import Outcome
@@ -123,6 +124,22 @@ def held_by_others(world: World) -> Said:
         return raised(lambda: plugin.reacquire(lease))
 
 
+def not_given_up(world: World) -> Said:
+    with owner(world) as (plugin, _, lease):
+        return raised(lambda: plugin.reacquire(lease))
+
+
+def shared_already(world: World) -> Said:
+    with owner(world) as (plugin, _, lease):
+        plugin.release(lease)
+        plugin.acquire([Resource(world.disk, Mode.SHARED)], None)
+        return raised(lambda: plugin.acquire([Resource(world.disk)], None))
+
+
+def bad_uri(_world: World) -> Said:
+    return raised(lambda: names.of(Resource("nbd://10.0.0.1:port/disk")))
+
+
 def none_to_release(world: World) -> Said:
     plugin = EtcdPlugin({"namespace": NAMESPACE}, CopyingCarrier())
     return raised(lambda: plugin.release(Lease(Resource(world.disk), NAMESPACE, "x")))
@@ -196,6 +213,10 @@ CASES = (
     Case(112, had_by_others, "While the guest was parked another owned the disk. It is ended."),
     Case(111, held_by_others, "While the guest was parked another took the disk. It is tried again "
          "until the time for parking is over."),
+    Case(111, not_given_up, "A program wants a lease back that it has not released."),
+    Case(111, shared_already, "The guest has a lease on that disk as a shared one, perhaps by "
+         "another name, and the two would not go together."),
+    Case(111, bad_uri, "A network disk's URI that nobody could open."),
     Case(111, none_to_release, "A program has released a lease that it does not have.",
          "lockplugins.etcd"),
     Case(111, no_transaction, "What answers is no etcd, or one of another version."),

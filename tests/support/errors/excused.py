@@ -93,6 +93,12 @@ EXCUSED = {
         "sanlock did not answer. Said as the reason when a lease is lost.",
         "the daemon has to end between two questions",
     ),
+    "nobody is in the way for long": Excuse(
+        "Leases of etcd",
+        111,
+        "Holders came and went, or etcd ended this guest's session, all the while. Try again.",
+        "it takes 8 s of others who come and go",
+    ),
     "cannot lease …: …; see the daemon's log": Excuse(
         SANLOCK,
         111,
