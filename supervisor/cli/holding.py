@@ -17,15 +17,22 @@ from supervisor.cli import candidates, render
 from supervisor.cli.options import located, path
 from supervisor.cli.run_options import ENDS_AT_COMMAND, describes_a_guest
 from supervisor.discovery import disks
+from supervisor.doctor.apart import answer
 from supervisor.holders import Known
 from supervisor.spec import GuestSpec, is_uuid
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Unpack
 
     from lockplugins.contract import Plugin
     from supervisor.specify import Given
+
+    # What a lease would be called, who holds it, and why that cannot be told.
+    Told = tuple[list[tuple[str | None, str | None]], list[Holder], LockError | None]
+
+WITHIN_S = 20.0  # a lock manager's own bound is less, and says more
 
 _FREE = exitcodes.NO_SUCH_GUEST
 _HOLDS_NOTHING = {"no_discover": True, "disk": (), "lease": (), "domain_xml": None}
@@ -54,10 +61,8 @@ def who_command(
     asked = _question(plugin, config, runtime_dir)
     asking = _load(asked)
     resource = _subject(asking, disk)
-    known = [
-        holders.identify(holder, [resource.path], asked.runtime_dir)
-        for holder in asking.inquire(resource)
-    ]
+    found = answer(f"who holds {resource.path}", lambda: asking.inquire(resource), WITHIN_S)
+    known = [holders.identify(holder, [resource.path], asked.runtime_dir) for holder in found]
     if as_json:
         leases = [
             {"mode": one.holder.mode, "state": LeaseState.HELD, "holder": one.as_json()}
@@ -102,8 +107,9 @@ class _Plan:
         self.rows: list[dict[str, object]] = []
         self.refusal: str | None = None
         plugin = _load(guest)
-        for resource in registry.claims(plugin, guest.uuid, guest.resources):
-            self._add(plugin, resource)
+        claims = registry.claims(plugin, guest.uuid, guest.resources)
+        for resource, told in zip(claims, _ask(plugin, claims), strict=True):
+            self._add(resource, *told)
         if finding.is_guarded(os.path.join(guest.runtime_dir, guest.uuid)):
             self.refusal = f"a guest with uuid {guest.uuid} runs in {guest.runtime_dir}"
 
@@ -115,12 +121,15 @@ class _Plan:
             "refusal": self.refusal,
         }
 
-    def _add(self, plugin: Plugin, resource: Resource) -> None:
-        names: list[tuple[str | None, str | None]] = []
-        try:
-            names += plugin.named(resource)
-            known = self._holder(plugin, resource)
-        except LockError as error:
+    def _add(
+        self,
+        resource: Resource,
+        names: list[tuple[str | None, str | None]],
+        found: list[Holder],
+        error: LockError | None,
+    ) -> None:
+        known = self._holder(resource, found)
+        if error:
             self.refusal = self.refusal or str(error)
             known = Known(Holder(resource.mode, f"cannot tell: {error}"), None, guarded=False)
         for lockspace, lease in names or [(None, None)]:
@@ -135,9 +144,8 @@ class _Plan:
                 }
             )
 
-    def _holder(self, plugin: Plugin, resource: Resource) -> Known | None:
+    def _holder(self, resource: Resource, found: list[Holder]) -> Known | None:
         """Return who is in the way, else one who shares the resource."""
-        found = plugin.inquire(resource)
         obstacles = [one for one in found if holders.is_in_the_way(one, resource)]
         if not found:
             return None
@@ -146,6 +154,23 @@ class _Plan:
             held = f"{resource.type} {resource.path} is held by {known.words()}"
             self.refusal = self.refusal or held
         return known
+
+
+def _ask(plugin: Plugin, claims: Sequence[Resource]) -> list[Told]:
+    """Ask about each; what hangs leaves all of them untold."""
+    try:
+        return answer("who holds the disks", lambda: [_told(plugin, r) for r in claims], WITHIN_S)
+    except LockError as error:
+        return [([], [], error)] * len(claims)
+
+
+def _told(plugin: Plugin, resource: Resource) -> Told:
+    names: list[tuple[str | None, str | None]] = []
+    try:
+        names += plugin.named(resource)
+        return names, plugin.inquire(resource), None
+    except LockError as error:
+        return names, [], error
 
 
 def _subject(plugin: Plugin, text: str) -> Resource:

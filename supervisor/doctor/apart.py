@@ -26,7 +26,7 @@ _MOST = 1 << 16
 
 
 def answer(name: str, call: Callable[[], Value], within_s: float) -> Value:
-    """Return what `call` returns, or raise the LockError that it raises.
+    """Return what `call` returns, or raise what it raises.
 
     Raises LockError for want of an answer; then the copy is killed, or left
     behind where that is impossible. Call it where there is one thread.
@@ -54,7 +54,7 @@ def answer(name: str, call: Callable[[], Value], within_s: float) -> Value:
         reason, advice = f"no answer within {within_s:g} s", "see which disk or server hangs"
         raise LockError("find", name, reason, advice)
     found = pickle.loads(said)  # noqa: S301  # what our own copy said
-    if isinstance(found, LockError):
+    if isinstance(found, Exception):
         raise found
     value: Value = found
     return value
@@ -64,7 +64,7 @@ def _say(fd: int, call: Callable[[], object]) -> None:
     found: object
     try:
         found = call()
-    except LockError as error:
+    except Exception as error:  # noqa: BLE001  # the caller's, as if there were no copy
         found = error
     with os.fdopen(fd, "wb") as file:
         pickle.dump(found, file)

@@ -11,10 +11,12 @@ import prctl
 import pytest
 
 from supervisor.cli import holding, main
+from tests.support import fuse
 from tests.support.locking import Locker
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 Captured = pytest.CaptureFixture[bytes]
 
@@ -75,3 +77,22 @@ def _no_runtime_dir(monkeypatch: pytest.MonkeyPatch) -> None:
     """An ordinary user without one may ask all the same."""
     for variable in ("LOCK_SUPERVISOR_RUNTIME_DIR", "XDG_RUNTIME_DIR"):
         monkeypatch.delenv(variable, raising=False)
+
+
+@pytest.mark.usefixtures("as_root")
+def test_a_disk_that_hangs_hangs_no_question(
+    tmp_path: Path, capsysbinary: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOCK_SUPERVISOR_RUNTIME_DIR", str(tmp_path / "run"))
+    monkeypatch.setattr(holding, "WITHIN_S", 0.5)
+    with fuse.served(tmp_path, fuse.SILENT) as server:
+        asked = main.execute(["who", server.disk])
+        planned = main.execute(["plan", "--json", "--disk", server.disk, "--", "/bin/true"])
+    out, err = capsysbinary.readouterr()
+    hung = f"cannot find who holds {server.disk}: no answer within 0.5 s; see which disk or server"
+    assert (asked, err.decode()) == (111, f"lock-supervisor: {hung} hangs\n")
+    plan = json.loads(out)
+    assert planned == 0
+    assert plan["refusal"].startswith("cannot find who holds the disks: no answer within 0.5 s; ")
+    (row,) = plan["resources"]
+    assert row["held_by"]["description"] == f"cannot tell: {plan['refusal']}"
