@@ -43,6 +43,21 @@ _LAUNCH = (
     ("enter go", "main thread woken"),
     ("command", "go written, child woken, exec, command's first instruction"),
 )
+# Of a plugin that registers the guest's process with its lock manager.
+_REGISTERED = (
+    *_LAUNCH[:4],
+    ("enter plugin_classes", "signals blocked, argv parsed"),
+    ("leave plugin_classes", "plugin imported, with what it needs"),
+    ("enter fork", "directory claimed, carrier, record, pipes"),
+    ("leave fork", "fork"),
+    ("leave load", "threads started, guest.json published (acquiring)"),
+    ("enter _register", "lock manager reached, its library loaded"),
+    ("leave _register", "guest's process registered"),
+    ("enter acquire", "resources named"),
+    ("leave acquire", "leases acquired by the lock manager, and looked at"),
+    ("leave publish_acquired", "proven, published (acquired), control pipe bound"),
+    _LAUNCH[-1],
+)
 _TAKEOVER = (
     ("enter publish_acquired", "holder's guard and guest die, the waiter wakes with the lock"),
     ("leave publish_acquired", "published (acquired), control pipe bound"),
@@ -66,14 +81,29 @@ Steps = tuple[tuple[str, str], ...]
 def launch(lab: Lab, count: int) -> list[Table]:
     """Return the profile of the launch: phases and imports."""
     return [
-        _table(f"launch, medians of {count}", _alone(lab, count, _LAUNCH, "spawn")),
+        _table(f"launch, medians of {count}", _alone(lab, count, _LAUNCH, "spawn", _file(lab))),
         imports(lab, ours.guard(lab, "imports"), lab.command, count),
     ]
 
 
+def registered(lab: Lab, count: int, words: Callable[[str], list[str]]) -> list[Table]:
+    """Return the same of guards whose plugin registers: `words(containment)` makes each."""
+    columns = _alone(lab, count, _REGISTERED, "spawn", words)
+    return [
+        _table(f"launch, medians of {count}", columns),
+        imports(lab, words(Containment.PDEATHSIG), lab.command, count),
+    ]
+
+
+def _file(lab: Lab) -> Callable[[str], list[str]]:
+    return lambda mode: ours.guard(lab, f"phases {mode}", containment=mode)
+
+
 def end(lab: Lab, count: int) -> list[Table]:
     """Return the profile of the guest's end."""
-    return [_table(f"guest's end, medians of {count}", _alone(lab, count, _END, "last act"))]
+    return [
+        _table(f"guest's end, medians of {count}", _alone(lab, count, _END, "last act", _file(lab)))
+    ]
 
 
 def takeover(lab: Lab, count: int, take_over: Callable[[str, Marker], Marks]) -> list[Table]:
@@ -137,18 +167,13 @@ def _table(title: str, columns: list[dict[str, float]]) -> Table:
     return Table(f"Profile: the phases of the {title}", head, rows)
 
 
-def _alone(lab: Lab, count: int, steps: Steps, begin: str) -> list[dict[str, float]]:
+def _alone(
+    lab: Lab, count: int, steps: Steps, begin: str, words: Callable[[str], list[str]]
+) -> list[dict[str, float]]:
     """Return a column for each containment, of guards that run one after the other."""
     marker = Marker(lab)
     return [
-        _column(
-            [
-                marker.spawn(ours.guard(lab, f"phases {mode}", containment=mode)).marks()
-                for _ in range(count)
-            ],
-            steps,
-            begin,
-        )
+        _column([marker.spawn(words(mode)).marks() for _ in range(count)], steps, begin)
         for mode in MODES
     ]
 

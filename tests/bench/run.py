@@ -78,8 +78,8 @@ PAGES = {
         "What a guest under sanlock's leases costs",
         Sanlock,
         {
-            "sanlock-launch": (sanlock_launch.measure, 60, 4),
-            "sanlock-takeover": (sanlock_takeover.measure, 40, 4),
+            "sanlock-launch": (sanlock_launch.measure, 40, 2),
+            "sanlock-takeover": (sanlock_takeover.measure, 40, 3),
             "sanlock-staying": (sanlock_staying.measure, 100, 5),
         },
     ),

@@ -41,8 +41,9 @@ def measure(lab: Lab, peers: Sanlock, count: int) -> Section:
     section.tables += [_table(samples), _more(samples)]
     section.aims += _aims(samples)
     section.charts.append(_chart(samples))
-    words = peers.prefix(OURS, "imports", 1)
-    section.profile.append(phases.imports(lab, words(), lab.command, max(3, count // 8)))
+    prefixes = {mode: peers.prefix(name, "phases", 1) for name, mode in MODES.items()}
+    many = max(3, count // 3)
+    section.profile += phases.registered(lab, many, lambda mode: prefixes[mode]())
     return section
 
 

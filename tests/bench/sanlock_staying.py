@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -23,7 +24,8 @@ _MB_AIM, _WAKES_AIM = 4.5, 40.0
 _SETTLED_S = 2.0
 _IDLE_S, _QUICK_IDLE_S, _MANY = 30, 10, 50
 _DAEMON = "sanlock daemon"
-_PROOF = "cmd_inquire"  # in the daemon's log, when a guard has it say what its guest holds
+# In the daemon's log, when a guard has it say what its guest holds.
+_PROOF = re.compile(r"cmd_inquire \S+ ci_in")
 
 
 @dataclass(frozen=True)
@@ -96,9 +98,9 @@ def _look(peers: Sanlock, kinds: dict[str, list[int]], seconds: int) -> dict[str
     idle.pause(_SETTLED_S)
     usage = {name: memory.each(pids) for name, pids in kinds.items()}
     begin, before = time.monotonic(), {name: _sums(pids) for name, pids in kinds.items()}
-    asked = peers.daemon.said().count(_PROOF)
+    asked = _proofs(peers)
     idle.pause(seconds)
-    asked = peers.daemon.said().count(_PROOF) - asked
+    asked = _proofs(peers) - asked
     minutes = (time.monotonic() - begin) / 60
     found = {}
     for name, pids in kinds.items():
@@ -106,6 +108,10 @@ def _look(peers: Sanlock, kinds: dict[str, list[int]], seconds: int) -> dict[str
         a_minute = [each / len(pids) / minutes for each in more]
         found[name] = Found(len(pids), usage[name], a_minute, asked / len(pids) / minutes)
     return found
+
+
+def _proofs(peers: Sanlock) -> int:
+    return len(_PROOF.findall(peers.daemon.said()))
 
 
 def _sums(pids: list[int]) -> list[int]:
@@ -119,7 +125,9 @@ def _table(found: dict[str, Found]) -> Table:
         a_minute = ["", "", "", ""]
         if each.a_minute:
             voluntary, forced, cpu_us = each.a_minute
-            a_minute = [*map(number, (voluntary, forced, cpu_us / 1000, each.proofs))]
+            a_minute = [*map(number, (voluntary, forced, cpu_us / 1000)), ""]
+        if name in MODES:
+            a_minute[-1] = number(each.proofs)
         rows.append([
             f"**{name}**" if name in (*MODES, INIT) else name, str(each.many),
             number(each.usage["Pss"]), number(private), number(each.usage["Rss"]),
