@@ -52,7 +52,8 @@ def give_up(plugin: Plugin, leases: Sequence[Lease]) -> LockError | None:
 def take_back(plugin: Plugin, leases: Sequence[Lease]) -> None:
     """Have all of `leases` back, or none.
 
-    Raises LeaseLostError when somebody else had one; other LockErrors: it may be tried again.
+    Raises LeaseLostError when somebody else had one, or what was back cannot be given up again;
+    other LockErrors: it may be tried again.
     """
     back: list[Lease] = []
     try:
@@ -60,15 +61,10 @@ def take_back(plugin: Plugin, leases: Sequence[Lease]) -> None:
             plugin.reacquire(lease)
             back.append(lease)
     except LockError as refusal:
-        put_back(plugin, back, refusal)
+        doubt = give_up(plugin, back)
+        if doubt is not None:
+            reason = f"{refusal}; {doubt}"
+            raise LeaseLostError("take back", "half of the leases", reason) from refusal
         raise
     for lease in leases:
         lease.state = LeaseState.HELD
-
-
-def put_back(plugin: Plugin, leases: Sequence[Lease], refusal: LockError) -> None:
-    """Give up again what was taken back; raises LeaseLostError where that cannot be confirmed."""
-    doubt = give_up(plugin, leases)
-    if doubt is not None:
-        reason = f"{refusal}; {doubt}"
-        raise LeaseLostError("take back", "half of the leases", reason) from refusal

@@ -72,6 +72,7 @@ class SanlockPlugin(Plugin):
         self._life = Life()
         self._library: Library | None = None
         self._watched: _socket.socket | None = None
+        self._knows_us = True
         self._guest = Guest("", "")
         self._taking: Taking | None = None
         self._located: dict[Lease, Located] = {}
@@ -203,6 +204,9 @@ class SanlockPlugin(Plugin):
     def reacquire(self, lease: Lease) -> None:
         if (given := self._given_up.get(lease)) is None:
             raise LockError("re-acquire", f"the lease on {lease.resource}", "it was not released")
+        if not self._knows_us:  # and nobody registers anew
+            why = "the sanlock daemon that knew the guest has ended"
+            raise LeaseLostError("re-acquire", f"the lease on {lease.resource}", why)
         try:
             self._life.check()
         except LeaseLostError:
@@ -236,6 +240,7 @@ class SanlockPlugin(Plugin):
 
     def on_readable(self, fd: int) -> None:  # noqa: ARG002  # there is but one
         """It says nothing: this is its end."""
+        self._knows_us = False
         why = "it has ended, and with it what it knew of the guest"
         raise LeaseLostError("keep in touch with", "the sanlock daemon", why)
 

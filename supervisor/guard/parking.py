@@ -190,39 +190,40 @@ class Parking:
             self._supervisor.fail(error)
         self._answer(None, state=self.state)
         if self._lost:
-            self._retake()
+            self._retake(float("inf"))
 
     def _resume(self, arguments: Arguments, done: Done) -> None:
         if arguments.get("state") != self.state:
             why = "that is not the state of the pause it is in"
             raise ConfigError("resume", self._name, why, "give what pause-guest has returned")
         self._done = done
-        self._continue() if self._supervisor.state == State.PARKED else self._retake()
+        is_kept = self._supervisor.state == State.PARKED
+        self._continue() if is_kept else self._retake(now() + ANSWER_S)
 
-    def _retake(self) -> None:
-        """Try to have the leases back: for a client, and after a loss again and again."""
+    def _retake(self, until: float) -> None:
+        """Try to have the leases back, again and again."""
+
+        def taken_back(_result: object, error: BaseException | None) -> None:
+            self._taken_back(error, until)
+
         if self._supervisor.state == State.UNLEASED:
-            self._supervisor.jobs.submit(self._take_back, self._taken_back)
+            self._supervisor.jobs.submit(self._take_back, taken_back)
 
     def _take_back(self) -> None:
-        """Have every lease back, and proven, or none (jobs thread)."""
+        """Have every lease back, or none; and all of them proven (jobs thread)."""
         supervisor, deadline = self._supervisor, self._supervisor.deadline
         if deadline is not None and deadline.renewing:
             raise LockError("resume", self._name, "the last renewal has no answer yet")
         comeback.take_back(supervisor.plugin, self.given_up)
-        try:
-            if deadline is not None:
-                fresh = Deadline(supervisor.plugin, supervisor.loop, deadline.lost)
-                fresh.margin_s = deadline.margin_s
-                fresh.prove()
-                fresh.start()
-                supervisor.deadline = fresh
-        except LockError as refusal:
-            comeback.put_back(supervisor.plugin, self.given_up, refusal)
-            raise
-        self.given_up = []
+        self.given_up = []  # held from now on, though not relied on before they are proven
+        if deadline is not None:
+            fresh = Deadline(supervisor.plugin, supervisor.loop, deadline.lost)
+            fresh.margin_s = deadline.margin_s
+            fresh.prove()
+            fresh.start()
+            supervisor.deadline = fresh
 
-    def _taken_back(self, _result: object, error: BaseException | None) -> None:
+    def _taken_back(self, error: BaseException | None, until: float) -> None:
         supervisor = self._supervisor
         if supervisor.state != State.UNLEASED:
             error = LockError("resume", self._name, "it does not stand still by now")
@@ -232,8 +233,9 @@ class Parking:
         elif isinstance(error, LeaseLostError) or not isinstance(error, LockError):
             supervisor.lose(str(error))
             error = LeaseLostError("resume", self._name, str(error), "it is ended")
-        elif self._lost:
-            supervisor.loop.at("retake", now() + RETRY_S, self._retake)
+        elif now() < until:
+            supervisor.loop.at("retake", now() + RETRY_S, lambda: self._retake(until))
+            return
         self._answer(error)
 
     def _wake(self) -> None:

@@ -39,6 +39,7 @@ class Parkable:
         self.control = Wire(f"{self.guard.path}/control")
         assert self.guard.process.stdout is not None
         wait_ready(self.guard.process.stdout, deadline_s=DEADLINE_S)
+        self.stranger.execute("query-status")  # a parked QEMU negotiates with nobody
 
     def __enter__(self) -> Self:
         return self

@@ -162,13 +162,20 @@ class Monitor:
             self._lines = self._ours.makefile()
             self._next()  # the greeting
             self.execute("qmp_capabilities")
-        request = {"execute": command, "arguments": arguments}
-        self._ours.sendall(json.dumps(request).encode() + b"\n")
+        self._send(command, arguments)
         while "event" in (answer := self._next()):
             self._events.append(answer)
         if "error" in answer:
             raise GuestError(f"{command}: {answer['error']['desc']}")
         return answer["return"]
+
+    def send(self, command: str) -> None:
+        """Ask, once something has been asked, and do not wait: nothing else can be asked then."""
+        self._send(command, {})
+
+    def _send(self, command: str, arguments: dict[str, object]) -> None:
+        request = {"execute": command, "arguments": arguments}
+        self._ours.sendall(json.dumps(request).encode() + b"\n")
 
     def wait_event(self, name: str, **data: object) -> dict[str, Any]:
         """Return the first event `name` with `data` that no earlier call waited for."""

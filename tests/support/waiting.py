@@ -37,6 +37,13 @@ def readable(fd: int, deadline_s: float, why: str) -> None:
     assert not events[fd] & select.POLLNVAL, f"descriptor {fd} is not open: {why}"
 
 
+def is_gone(pidfd: int) -> bool:
+    """Is the process of `pidfd` dead, its last thread included?"""
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(0))
+
+
 def gone(pidfd: int, deadline_s: float) -> None:
     """Wait until the process of `pidfd` is dead, its last thread included."""
     readable(pidfd, deadline_s, "the process is dead")

@@ -43,6 +43,12 @@ EXCUSED = {
         "`doctor` was given disks by name, and cannot see whether COMMAND writes to others too.",
         "doctor shows it as a check",
     ),
+    "the last renewal has no answer yet": Excuse(
+        "Pauses",
+        111,
+        "The lock manager still owes an answer to a renewal of before the pause. Try again then.",
+        "it takes 30 s",
+    ),
     "it is to end by now: ": Excuse(
         "Pauses",
         111,

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from lockplugins import comeback
 from lockplugins.contract import LockError, Resource
-from tests.support import expiring
 from tests.support.errors.world import Case, Said, raised, wired
 from tests.support.locking import CopyingCarrier
 from tests.support.manager import Manager
@@ -86,16 +85,6 @@ def had_by_another(world: World) -> Said:
     return wired(guard, "resume-guest", state=state)
 
 
-def renewal_hangs(world: World) -> Said:
-    manager = played(world)
-    guard = world.guards.start(manager.spec("claiming", term_s=60), idle_argv()).ready()
-    manager.becomes(expiring.HANG)
-    manager.wait_for("renew:hang")
-    with Wire(f"{guard.path}/control") as wire:
-        state = wire.execute("pause-guest")["state"]
-    return wired(guard, "resume-guest", state=state)
-
-
 def half_of_the_leases(_world: World) -> Said:
     carrier = CopyingCarrier()
     plugin = Refusing({}, carrier)
@@ -132,8 +121,6 @@ CASES = (
     Case(112, had_by_another,
          "Somebody else has had a lease since the pause: the guest's memory is of before that. It "
          "was ended.", at="supervisor.guard.parking:Parking._taken_back"),
-    Case(111, renewal_hangs,
-         "The lock manager still owes an answer to a renewal of before the pause. Try again then."),
     Case(112, half_of_the_leases,
          "Some of the leases were back, others not, and the lock manager does not say that the "
          "first are given up again. The guest is ended."),

@@ -247,6 +247,9 @@ CASES = (
          "other.acquire([Resource(disk)], None)\nmade.reacquire(lease)"),
          "Somebody has the disk that the guest gave up while it stood still: it may not go on.",
          "lockplugins.sanlock.plugin"),
+    Case(112, program(REGISTERED + "made.release(lease)\n"
+         "try: made.on_readable(0)\nexcept LockError: made.reacquire(lease)"),
+         "The daemon has ended while the guest stood still: another would not know the guest."),
     Case(112, plugin(lambda made, _: made.on_readable(0)),
          "The daemon that knew which process has the leases is gone: the guest is ended."),
 )  # fmt: skip
