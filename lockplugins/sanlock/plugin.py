@@ -149,7 +149,10 @@ class SanlockPlugin(Plugin):
         try:
             self._look_at(after)
         except LockError:
-            holding.free(holding.become(claims.wanted(list(self._located.values()))))
+            try:
+                holding.free(holding.become(claims.wanted(list(self._located.values()))))
+            except SanlockError:
+                pass  # not relied on, and free at the latest when the process ends
             raise
 
     def _look_at(self, held: Mapping[Key, Claim]) -> None:
@@ -168,7 +171,11 @@ class SanlockPlugin(Plugin):
         holding = self._holding()
         versions = {place.key: self._version(holding.claims[place.key]) for place in located.places}
         rest = [each for other, each in self._located.items() if other is not lease]
-        dropped = holding.become(claims.wanted(rest))
+        try:
+            dropped = holding.become(claims.wanted(rest))
+        except SanlockError as error:
+            name = f"the lease on {lease.resource}"
+            raise LockError("release", name, str(error), "see the daemon's log") from error
         self._given_up[lease] = (located, versions)
         del self._located[lease]
         self._free(lease, dropped)

@@ -19,6 +19,7 @@ DEFAULT_IO_TIMEOUT_S = 10
 LOCKSPACE = "__LIBVIRT__DISKS__"
 
 _NUMBERS = {HOST_ID: range(1, 2001), IO_TIMEOUT: range(256)}  # one byte on the storage
+_LONGEST = 900  # of what sanlock takes for a path, leases and what they are made under included
 # In a name they part it from the next, in sanlock's own words for what a process holds.
 PARTING = frozenset(" :\\")
 
@@ -29,8 +30,12 @@ def allowed(key: str, value: str) -> str:
         numbers = _NUMBERS[key]
         is_one = value.isascii() and value.isdecimal() and int(value) in numbers
         return "" if is_one else f"a number from {numbers[0]} to {numbers[-1]}"
-    if key == DIRECTORY and (not value.startswith("/") or PARTING & set(value)):
-        return "an absolute directory without blank, colon or backslash in its name"
+    if key == DIRECTORY and (
+        not value.startswith("/")
+        or PARTING & set(value)
+        or len(value.encode(errors="surrogateescape")) > _LONGEST
+    ):
+        return f"an absolute directory of at most {_LONGEST} bytes, without blank, colon, backslash"
     return ""
 
 

@@ -17,7 +17,7 @@ from lockplugins.sanlock import library
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable
 
 RUN_DIR_VARIABLE, RUN_DIR = "SANLOCK_RUN_DIR", "/run/sanlock"
 ANSWER_S = 5
@@ -92,6 +92,17 @@ class Status:
         self.lockspaces: list[Membership] = []
         self.resources: list[Held] = []
 
+    def hear(self, entry: _Entry) -> None:
+        """Take one part of the answer in."""
+        if entry.kind == _LOCKSPACE:
+            where = library.Lockspace.from_buffer_copy(entry.structure)
+            self.lockspaces.append(Membership(where, entry.fields(), self.daemon))
+        elif entry.kind == _RESOURCE:
+            what = library.Resource.from_buffer_copy(entry.structure)
+            self.resources.append(Held(what, entry.number, entry.large, entry.fields()))
+        elif entry.kind == _DAEMON:
+            self.daemon = entry.fields()
+
 
 def connect(message: bytes = b"") -> tuple[_socket.socket, bytes]:
     """Return a connection to the daemon, and its answer to a message, which is its last word.
@@ -134,23 +145,21 @@ def _unreachable(error: OSError) -> tuple[str, str]:
 def read(*, resources: bool = True) -> Status:
     """Ask who is what here; raises LockError. Without resources it costs the daemon less."""
     status = Status()
-    for entry in _ask(_STATUS, 0 if resources else _LOCKSPACE):
-        if entry.kind == _LOCKSPACE:
-            where = library.Lockspace.from_buffer_copy(entry.structure)
-            status.lockspaces.append(Membership(where, entry.fields(), status.daemon))
-        elif entry.kind == _RESOURCE:
-            what = library.Resource.from_buffer_copy(entry.structure)
-            status.resources.append(Held(what, entry.number, entry.large, entry.fields()))
-        elif entry.kind == _DAEMON:
-            status.daemon = entry.fields()
+    _ask(_STATUS, 0 if resources else _LOCKSPACE, b"", status.hear)
     return status
 
 
 def hosts(lockspace: str) -> list[Host]:
     """Ask which hosts have been in the lockspace; raises LockError, also if this one is not."""
     asked = library.Lockspace(os.fsencode(lockspace))
-    entries = _ask(_HOST_STATUS, 0, bytes(asked))
-    return [Host(entry.number, entry.fields()) for entry in entries if entry.kind == _HOST]
+    found: list[Host] = []
+
+    def hear(entry: _Entry) -> None:
+        if entry.kind == _HOST:
+            found.append(Host(entry.number, entry.fields()))
+
+    _ask(_HOST_STATUS, 0, bytes(asked), hear)
+    return found
 
 
 class _Entry:
@@ -190,8 +199,8 @@ class _Answer:
         return bytes(taken)
 
 
-def _ask(command: int, what: int, structure: bytes = b"") -> Iterator[_Entry]:
-    """Yield the parts of an answer; raises LockError."""
+def _ask(command: int, what: int, structure: bytes, hear: Callable[[_Entry], None]) -> None:
+    """Have the parts of an answer heard; raises LockError, also for one that is none."""
     length = _HEADER.size + len(structure)
     header = _HEADER.pack(_MAGIC, _PROTOCOL, command, 0, length, 0, what, 0)
     connection, data = connect(header + structure)
@@ -199,5 +208,9 @@ def _ask(command: int, what: int, structure: bytes = b"") -> Iterator[_Entry]:
     answer = _Answer(data)
     if code := _HEADER.unpack(answer.take(_HEADER.size))[6]:
         raise LeaseUnknownError("ask", _NAME, library.named(code), "see its log")
-    while answer:
-        yield _Entry(answer)
+    try:
+        while answer:
+            hear(_Entry(answer))
+    except (KeyError, ValueError) as error:
+        why, advice = f"its answer cannot be understood: {error!r}", "is it sanlock 3.8 or newer?"
+        raise LeaseUnknownError("ask", _NAME, why, advice) from error

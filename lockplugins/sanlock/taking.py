@@ -100,13 +100,21 @@ class Taking:
                 self._raise(claim)
                 raised.append(claim)
             for claim in change.lowered:
-                self._library.convert(self.pid, _resource(claim), 0)
+                self._lower(claim)
         except SanlockError:
             for claim in raised:
                 claim.mode = Mode.SHARED
                 self._library.convert(self.pid, _resource(claim), 0)
             self._free(change.taken)
             raise
+
+    def _lower(self, claim: Claim) -> None:
+        """Make an exclusive claim shared, unless the process has ended: it has neither then."""
+        try:
+            self._library.convert(self.pid, _resource(claim), 0)
+        except SanlockError as error:
+            if error.code != -ESRCH:
+                raise
 
     def _raise(self, claim: Claim) -> None:
         """Make a shared claim exclusive, if no other process of this host shares it.

@@ -82,6 +82,18 @@ def test_a_guest_holds_its_disks_and_a_second_one_is_told_by_whom(
     assert str(pid) not in daemon.client("status")
 
 
+def test_a_guest_with_a_disk_by_two_names_ends_as_it_ended(
+    daemon: Daemon, command: Command, disk: str, tmp_path: Path
+) -> None:
+    link = tmp_path / "a-link"  # released last, when it is shared alone
+    link.symlink_to(disk)
+    run, pid = command.guest("--disk", f"{link},readonly", *qemu("web1", disk))
+    assert len(daemon.held(disk)) == len(daemon.held(str(link))) == 1
+    os.kill(pid, signal.SIGKILL)
+    ended = run.end()
+    assert (ended.code, ended.err) == (128 + signal.SIGKILL, "")
+
+
 @pytest.mark.usefixtures("daemon")
 @pytest.mark.parametrize("containment", [Containment.PDEATHSIG, Containment.PIDNS])
 @pytest.mark.parametrize("victim", ["supervisor", "guest"])

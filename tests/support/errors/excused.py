@@ -105,6 +105,19 @@ EXCUSED = {
         "Holders came and went, or etcd ended this guest's session, all the while. Try again.",
         "it takes 8 s of others who come and go",
     ),
+    "cannot release the lease on …: …; see the daemon's log": Excuse(
+        SANLOCK,
+        111,
+        "The guest has the disk by another name, too, as a shared one, and sanlock does not make "
+        "it that. All stays held.",
+        "it takes storage that fails",
+    ),
+    "its answer cannot be understood": Excuse(
+        SANLOCK,
+        111,
+        "The daemon is of a version that tells other things of itself.",
+        "there is no such daemon to be had; a unit test lies like one",
+    ),
     "cannot lease …: …; see the daemon's log": Excuse(
         SANLOCK,
         111,
