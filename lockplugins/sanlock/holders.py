@@ -82,7 +82,11 @@ def _elsewhere(place: Place, told: status.Status, library: Library, name: str) -
 def _of_this_host(owner: Owner, joined: status.Membership) -> str:
     """Return in words that this host has it, though no process of it is known to; or nothing."""
     if owner.generation < joined.generation:
-        return ""  # when it was in the lockspace before: sanlock takes no notice of that
+        # When it was in the lockspace before. sanlock takes no notice of that, but a guest
+        # whose guard stands still lives on until its last proof is over.
+        left = joined.since + failure_s(joined.io_timeout_s) - time.monotonic()
+        before = f"this host (host_id {owner.host_id}) before sanlock was started anew"
+        return f"{before}; its guest may live for {left:.0f} s more" if left > 0 else ""
     return f"this host (host_id {owner.host_id}), which is just taking it or giving it up"
 
 

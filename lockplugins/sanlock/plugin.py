@@ -13,7 +13,9 @@ fails; by us, when the daemon ends, renews no more, or does not list a lease.
 Does not protect against: programs that ask no lock manager; a libvirt that
 knows the disk by a name that is neither ours nor its realpath; hard links in
 another guest; a host without a watchdog (`-w 0`) that stands still as a whole,
-and goes on later; hosts with another `disk_lease_dir`.
+and goes on later; hosts with another `disk_lease_dir`. A daemon that has a name of its own
+(`-e`, our_host_name), killed and started anew while a supervisor stands still: its guest may
+live for 8 io_timeouts more, for which we wait on this host, but libvirt and other hosts do not.
 """
 
 from __future__ import annotations
@@ -70,6 +72,7 @@ class SanlockPlugin(Plugin):
         super().__init__(config, carrier)
         self._settings = settings.Settings(config)
         self._life = Life()
+        self._alone_from = 0.0  # then nobody runs on a proof of before the daemon has joined
         self._library: Library | None = None
         self._watched: _socket.socket | None = None
         self._knows_us = True
@@ -106,6 +109,7 @@ class SanlockPlugin(Plugin):
         joined = lockspace.join(self._asked(), self._settings)
         self._life.watch(joined)
         self._life.begin()
+        self._alone_from = joined.since + term_s(joined)
         return joined
 
     def in_child(self) -> tuple[int, ...]:
@@ -140,6 +144,8 @@ class SanlockPlugin(Plugin):
             claim.version = versions.get(claim.place.key, 0)
         obstacles = [(each.resource, claims.places_of(each, in_all)) for each in located]
         attempt = Attempt(self._asked(), holding.pid, obstacles, wait_until)
+        if not versions:  # else nobody has had them but this guest
+            attempt.outlast(self._settings.host_id, self._alone_from)
         while True:
             try:
                 holding.become(after)

@@ -84,6 +84,16 @@ class Attempt:
         else:
             raise self._failure(error) from error
 
+    def outlast(self, host_id: int, instant: float) -> None:
+        """See that this host has none of it from before, or be past `instant` of CLOCK_MONOTONIC.
+
+        sanlock itself would give it at once. Raises LeaseHeldError.
+        """
+        while time.monotonic() < instant and (found := self._obstacle()):
+            if found[1].host != f"host_id {host_id}":
+                return
+            self._judge_holder()
+
     def _judge_holder(self) -> None:
         resource, holder = self._obstacle() or (self._wanted[0][0], GONE)
         is_going = holder.pid is None and holder.host is None

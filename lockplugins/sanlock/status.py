@@ -37,9 +37,9 @@ _RESOURCE_BYTES = 128  # without disks; how many there are is the last field
 class Membership:
     """A lockspace that this host is in, and where in its file that is written: `record_at`.
 
-    `watchdog`: is the host reset if need be? `number` is new each time it is joined. `renewed`
-    is when the last renewal that reached the storage began, `result` how the last one went;
-    both in the daemon's words, whole seconds of CLOCK_MONOTONIC.
+    `watchdog`: is the host reset if need be? `number` is new each time it is joined, which
+    was at `since`. `renewed` is when the last renewal that reached the storage began, `result`
+    how the last one went; all in the daemon's words, whole seconds of CLOCK_MONOTONIC.
     """
 
     def __init__(
@@ -53,6 +53,7 @@ class Membership:
         self.record_at = int(where.disk.offset) + (self.host_id - 1) * int(fields["sector_size"])
         self.io_timeout_s = int(fields["io_timeout"])
         self.generation = int(fields["host_generation"])
+        self.since = int(fields["acquire_last_success"])
         self.renewed = int(fields["renewal_last_success"])
         self.result = int(fields["corrupt_result"]) or int(fields["renewal_last_result"])
         dead = fields["killing_pids"] != "0" or fields["space_dead"] != "0"

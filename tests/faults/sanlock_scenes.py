@@ -168,18 +168,30 @@ class Scene(Writers):
         self.daemon.__exit__()
 
     def start(self) -> Guard:
-        """Join, which on a slow disk may need more than one try, and start a guest."""
+        """Join, and start a guest; returns when it writes."""
+        self.join()
+        return super().start()
+
+    def join(self) -> None:
+        """Join if need be, which on a slow disk may take more than one try."""
         if not self.daemon.status().lockspaces:
             self.daemon.join()
-        return super().start()
+
+    def follow(self, guard: Guard) -> None:
+        """Start a guest that waits, and see that of `guard` dead by then."""
+        following = self.written(self._launch(math.inf))
+        assert is_dead(guard.child_pidfd, 0)
+        following.kill()
 
     def judge(self) -> None:
         """See that a next guest gets the lease, and that none was ever in another's time.
 
-        Waits until sanlock has given up a lockspace that failed.
+        Waits until sanlock has given up a lockspace that failed; the guest waits for one that
+        may be left of before the daemon was started anew.
         """
         waiting.until(self._is_settled, DEADLINE_S, "no lockspace fails")
-        self.start().kill()
+        self.join()
+        self.written(self._launch(math.inf)).kill()
         self.image.check()
 
     def _is_settled(self) -> bool:

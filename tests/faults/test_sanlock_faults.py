@@ -69,6 +69,19 @@ def daemon_killed_under_a_frozen_guard(directory: Path) -> None:
         scene.judge()
 
 
+def daemon_restarted_under_a_frozen_guard(directory: Path) -> None:
+    """What it had given before it was killed is free to sanlock, while its guest lives on."""
+    with Scene(directory) as scene:
+        guard = scene.start()
+        freeze(guard)
+        scene.daemon.kill()
+        scene.daemon.start()
+        scene.daemon.join()
+        assert "before sanlock was started anew; its guest may live" in scene.refused().stderr
+        scene.follow(guard)
+        scene.image.check()
+
+
 def storage_frozen_for_long(directory: Path) -> float:
     with filesystem(directory) as storage, Scene(directory, Path(storage.path) / "leases") as scene:
         guard = scene.start()
@@ -195,6 +208,7 @@ SCENES: dict[str, Callable[[Path], float | None]] = {
         daemon_stopped_for_long,
         daemon_stopped_for_a_moment,
         daemon_killed_under_a_frozen_guard,
+        daemon_restarted_under_a_frozen_guard,
         storage_frozen_for_long,
         storage_frozen_for_a_moment,
         storage_frozen_with_the_image,

@@ -113,7 +113,8 @@ def membership(path: str) -> status.Membership:
     """Return what a daemon would say of a lockspace at `path`."""
     where = library.Lockspace(LOCKSPACE.encode(), 1, 0, library.Disk(path.encode()))
     numbers = (
-        "space_id", "io_timeout", "host_generation", "renewal_last_success", "corrupt_result",
+        "space_id", "io_timeout", "host_generation", "acquire_last_success",
+        "renewal_last_success", "corrupt_result",
         "renewal_last_result", "killing_pids", "space_dead", "sector_size",
     )  # fmt: skip
     return status.Membership(
