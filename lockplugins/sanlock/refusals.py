@@ -89,10 +89,15 @@ class Attempt:
 
         sanlock itself would give it at once. Raises LeaseHeldError.
         """
-        while time.monotonic() < instant and (found := self._obstacle()):
-            if found[1].host != f"host_id {host_id}":
-                return
+        while time.monotonic() < instant and self._is_left(f"host_id {host_id}"):
             self._judge_holder()
+
+    def _is_left(self, host: str) -> bool:
+        try:
+            found = self._obstacle()
+        except LeaseUnknownError:
+            return False  # what is no lease sanlock does not give: it says why
+        return found is not None and found[1].host == host
 
     def _judge_holder(self) -> None:
         resource, holder = self._obstacle() or (self._wanted[0][0], GONE)
