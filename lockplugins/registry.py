@@ -196,7 +196,7 @@ class Composite(Plugin):
                     patience = wait_until if part is awaited else None
                     taken[part] = take(part, wanted, patience)
             except BaseException as error:
-                _give_back(taken)
+                give_back(taken)
                 refused = order[len(taken)]
                 held = isinstance(error, LeaseHeldError)
                 if not held or wait_until is None or refused is awaited:
@@ -275,7 +275,7 @@ class Composite(Plugin):
         _close(self._parts)
 
 
-def _give_back(taken: "dict[Plugin, list[Lease]]") -> None:
+def give_back(taken: "dict[Plugin, list[Lease]]") -> None:
     """Release in reverse, and all of it before a failure is raised."""
     failure: LockError | None = None
     for part, leases in reversed(taken.items()):

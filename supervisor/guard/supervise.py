@@ -9,6 +9,7 @@ import gc
 import posix
 
 from lockplugins.contract import LeaseHeldError, LeaseLostError, LeaseState, LockError, Plugin
+from lockplugins.registry import give_back
 from supervisor import exitcodes
 from supervisor.guard import announce
 from supervisor.guard.jobs import Jobs
@@ -260,10 +261,10 @@ class Supervisor:
         self.loop.at("release", now() + RELEASE_BOUND_S, lambda: self._given_back(None, late))
 
     def _give_back(self) -> None:
-        for lease in reversed(self.leases):
-            if lease.state != LeaseState.LOST:  # given up before
-                self.plugin.release(lease)
-        self.plugin.close()
+        try:  # what was given up before is not held
+            give_back({self.plugin: [x for x in self.leases if x.state != LeaseState.LOST]})
+        finally:
+            self.plugin.close()
 
     def _given_back(self, _result: object, error: BaseException | None) -> None:
         if error is not None and self.outcome is None:

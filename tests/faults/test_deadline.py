@@ -219,3 +219,18 @@ def test_a_lock_manager_that_never_confirms_a_release_is_not_waited_for_for_ever
     ended = guard.wait()
     assert ended.code == FAILED
     assert "cannot release leases of guest guest: no answer in 10 s" in ended.stderr
+
+
+def test_a_release_that_is_refused_does_not_keep_the_others_held(
+    manager: Manager, tmp_path: Path
+) -> None:
+    guard = manager.start().ready()
+    with guard.connect() as client:
+        client.execute("acquire-resource", {"path": str(tmp_path / "second")})
+    manager.becomes(expiring.DENIED)
+    processes.kill(guard.child_pid)
+    ended = guard.wait()
+    assert ended.code == FAILED
+    assert "cannot release /" in ended.stderr
+    assert ": the lock manager denies it" in ended.stderr
+    assert len(manager.calls("release")) == 2

@@ -27,6 +27,7 @@ LOST = "lost"  # proves that the lease is gone
 FAULT = "fault"  # raises what no plugin should
 HANG = "hang"  # never answers
 STUCK = "stuck"  # proves, and never answers to a release
+DENIED = "denied"  # proves, and refuses every release
 GONE = "gone"  # proves, and says in the end that the lease was lost before
 
 SLOW_S = 0.8
@@ -51,12 +52,14 @@ class ExpiringPlugin(Plugin):
         self._log("acquire")
         return [Lease(resource, self.name, resource.path) for resource in resources]
 
-    def release(self, lease: Lease) -> None:  # noqa: ARG002  # the contract's signature
+    def release(self, lease: Lease) -> None:
         pid = os.getpid()
         with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as file:
             self._log("release", file.read())
         if self._how() == STUCK:
             self._hang()
+        if self._how() == DENIED:
+            raise LockError("release", lease.resource, "the lock manager denies it")
 
     def close(self) -> None:
         if self._how() == GONE:

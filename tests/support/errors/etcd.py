@@ -213,7 +213,8 @@ CASES = (
     Case(112, had_by_others, "While the guest was parked another owned the disk. It is ended."),
     Case(111, held_by_others, "While the guest was parked another took the disk. It is tried again "
          "until the time for parking is over."),
-    Case(111, not_given_up, "A program wants a lease back that it has not released."),
+    Case(111, not_given_up, "A program wants a lease back that it has not released.",
+         "lockplugins.etcd"),
     Case(111, shared_already, "The guest has a lease on that disk as a shared one, perhaps by "
          "another name, and the two would not go together."),
     Case(111, bad_uri, "A network disk's URI that nobody could open."),
