@@ -105,8 +105,9 @@ class Deadline:
         while not self._pause.acquire(timeout=self._plugin.RENEW_EVERY_S):  # else disarmed
             try:
                 self.prove()
-            except LockError as error:
-                self._last_doubt = str(error)
+            except BaseException as error:  # noqa: BLE001  # the plugin call edge: nothing is proven
+                known = isinstance(error, LockError)
+                self._last_doubt = str(error) if known else f"our own fault: {error!r}"
                 if isinstance(error, LeaseLostError):
                     self._loop.post(lambda: self.lost(self._last_doubt))
                     break

@@ -176,6 +176,19 @@ def test_status_says_how_long_the_guest_may_run_on(manager: Manager, guards: Gua
     assert status(guards.run(plugin="nop"))["deadline_s"] is None
 
 
+def test_a_renewal_that_raises_what_it_should_not_is_tried_again(manager: Manager) -> None:
+    guard = manager.start().ready()
+    manager.becomes(expiring.FAULT)
+    manager.wait_for("renew:fault", 2)
+    manager.becomes(expiring.WELL)
+    manager.wait_for("renew:well", 2)
+    manager.becomes(expiring.FAULT)
+    ended = guard.wait()
+    assert ended.code == LOST
+    assert "lease lost (our own fault: KeyError('fault'); last proof" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
 @pytest.mark.parametrize(
     ("how", "code"), [(expiring.DOUBT, FAILED), (expiring.LOST, LOST), (expiring.FAULT, 125)]
 )
