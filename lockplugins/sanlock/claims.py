@@ -44,7 +44,7 @@ def wanted(located: Sequence[Located]) -> dict[Key, Claim]:
                 claim.mode = Mode.EXCLUSIVE
     if len(claims) > MAX_RESOURCES:
         why = f"it would need {len(claims)} resources of sanlock, which has {MAX_RESOURCES} a guest"
-        advice = "name disks by their realpath (else they need two), lease fewer, or use vm+sanlock"
+        advice = "name disks by their realpath (else they need two), or lease them by one --lease"
         raise UnsupportedError("lease", called(located[-1].resource), why, advice)
     return claims
 
