@@ -114,9 +114,10 @@ def _sanlock() -> Callable[[str], Callable[[], bool]]:
         data = ctypes.create_string_buffer(
             _SANLK_RESOURCE.pack(lockspace, resource, 0, 0, 0, 0, 0, 1, path, 0, 0, 0)
         )
-        resources = (ctypes.c_void_p * 1)(ctypes.addressof(data))
+        resources = (ctypes.c_void_p * 1)()
 
         def won() -> bool:
+            resources[0] = ctypes.addressof(data)  # here, so that `data` lives as long as this
             code = library.sanlock_acquire(connection, -1, _OWNER_NOWAIT, 1, resources, None)
             assert code in (0, *_NOT_NOW), f"sanlock_acquire: {code}"
             return bool(code == 0)
