@@ -113,6 +113,20 @@ def test_a_guest_is_parked_while_etcd_is_away_and_goes_on_when_it_is_back(
         assert not is_dead(guest.guard)
 
 
+def test_a_pause_may_take_longer_than_the_session_lives(
+    cluster: Cluster, guards: Guards, spec: Specify, require: Callable[[str], str]
+) -> None:
+    require("qemu-system-x86_64")
+    with Pausable(guards, spec()) as guest:
+        state = guest.pause()
+        waiting.until(
+            lambda: not [key for key in cluster.kept() if "/sess/" in key], DEADLINE_S, "it ends"
+        )
+        guest.resume(state)
+        assert guest.runs()
+        assert guest.state() == "running"
+
+
 def test_a_parked_guest_whose_disk_was_taken_is_ended(
     cluster: Cluster, guards: Guards, spec: Specify, require: Callable[[str], str]
 ) -> None:
