@@ -189,8 +189,9 @@ class Taking:
     def refusal(self, claims: Claims) -> LockError:
         """Return who is in the way, and until when, as an error."""
         if not self.blockers:
-            why = "nobody is in the way for long, and it is not ours"
-            return LeaseUnknownError("acquire", _named(claims), why, "try again")
+            return LeaseUnknownError(
+                "acquire", _named(claims), "nobody is in the way for long", "try again"
+            )
         # Who lives goes first: the dead are not waited for as long.
         blocker = min(self.blockers.values(), key=lambda blocker: blocker.absent_since or 0)
         holder, claim = blocker.holder(), blocker.claim
