@@ -61,7 +61,7 @@ def examine(question: Question) -> Iterator[Check]:
     yield _configuration(question)
     yield here.user(here.read("status"))
     yield here.freezer(here.read("cgroup"))
-    yield libvirt.beside(guest.plugin, guest.config.get("file", {}), ours=question.config_file)
+    yield libvirt.beside(guest.plugin, guest.config, ours=question.config_file)
     trials = [Trial(name, host) for name in _OF_THE_HOST]
     for name, of_name in ((Name.RUNTIME_DIR, _of_directory), (Name.PLUGIN, _of_plugins)):
         if name in question.problems:

@@ -19,30 +19,39 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 DIRECTORY = "/etc/libvirt"
-_QEMU, _LOCKD = "qemu.conf", "qemu-lockd.conf"
+_QEMU, _LOCKD, _SANLOCK = "qemu.conf", "qemu-lockd.conf", "qemu-sanlock.conf"
 _SETTING = re.compile(r"""^\s*(\w+)\s*=\s*(?:"([^"]*)"|'([^']*)'|(\w+))""", re.MULTILINE)
 _PLACE = "_lockspace_dir"  # how the keys end that say where locks are
+# What has to be alike under sanlock, with libvirt's default, and what follows where it is not.
+_ALIKE = (
+    ("disk_lease_dir", "/var/lib/libvirt/sanlock", "neither sees the other"),
+    ("host_id", "0", "whoever comes second is refused"),
+)
 _RESTART = "and restart libvirtd"
 # Ours lock the image besides.
 _ON_IMAGES = "they see each other's locks on images, which for a block device end with this host"
 
 
 def beside(
-    plugins: str, table: Mapping[str, str], directory: str = DIRECTORY, ours: str | None = None
+    plugins: str,
+    config: Mapping[str, Mapping[str, str]],
+    directory: str = DIRECTORY,
+    ours: str | None = None,
 ) -> Check:
-    """Compare libvirt's lock driver with our plugins and the table of `file`."""
+    """Compare libvirt's lock driver with our plugins and their tables."""
     try:
         if (settings := _read(f"{directory}/{_QEMU}")) is None:
             return Check(Name.LIBVIRT, True, f"not installed: there is no {directory}/{_QEMU}")
         lockd = _read(f"{directory}/{_LOCKD}") or {}
+        sanlock = _read(f"{directory}/{_SANLOCK}") or {}
     except OSError as error:
         evidence = f"cannot be read: {cause(error, error.filename)}"
         return Check(Name.LIBVIRT, False, evidence, "ask as root")
     manager = settings.get("lock_manager", "nop")
     if manager == "lockd":
-        return _lockd(plugins.split(JOIN), table, lockd, directory, ours)
-    if manager in plugins.split(JOIN):
-        return Check(Name.LIBVIRT, True, f'lock_manager = "{manager}", as we use')
+        return _lockd(plugins.split(JOIN), config.get("file", {}), lockd, directory, ours)
+    if manager == "sanlock" and manager in plugins.split(JOIN):
+        return _sanlock(config.get(manager, {}), sanlock, directory)
     if manager == "nop":
         evidence = f"lock_manager is not set in {directory}/{_QEMU}: libvirt's guests hold no lease"
         mend = f'set lock_manager = "lockd" there {_RESTART}, or make us the <emulator> of all'
@@ -77,6 +86,22 @@ def _lockd(
             return Check(Name.LIBVIRT, False, evidence, f"{wanted} in [file] of {file}")
     where = ", ".join(f"{key} {table[key]}" for key in places) or "the images"
     return Check(Name.LIBVIRT, True, f"{words}, with locks where ours are: {where}")
+
+
+def _sanlock(table: Mapping[str, str], theirs: Mapping[str, str], directory: str) -> Check:
+    words, file = 'lock_manager = "sanlock"', f"{directory}/{_SANLOCK}"
+    if theirs.get("auto_disk_leases", "0") == "0":  # libvirt's default
+        evidence = f"{words} without auto_disk_leases: its guests hold no lease on their disks"
+        return Check(
+            Name.LIBVIRT, False, evidence, f"set auto_disk_leases = 1 in {file} {_RESTART}"
+        )
+    for key, default, meet in _ALIKE:
+        here, there = table.get(key, default), theirs.get(key, default)
+        if _same(here) != _same(there):
+            evidence = f"{words}, where {key} is {there}; ours is {here}: {meet}"
+            return Check(Name.LIBVIRT, False, evidence, f"have {key} alike in [sanlock] and {file}")
+    where = table.get("disk_lease_dir", _ALIKE[0][1])
+    return Check(Name.LIBVIRT, True, f"{words}, with leases where ours are: {where}")
 
 
 def _same(path: str | None) -> str | None:

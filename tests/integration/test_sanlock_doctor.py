@@ -215,3 +215,19 @@ def test_a_watchdog_that_does_not_answer_is_seen(
         assert mend.startswith("run: systemctl start wdmd")
         with pytest.raises(facts.SanlockError, match="done -203"):
             daemon.join()
+
+
+@pytest.mark.usefixtures("as_root")
+def test_what_is_not_installed_is_named_with_the_command_to_run(tmp_path: Path) -> None:
+    library = "$(ldconfig -p | sed -n 's/.*libsanlock_client.so.1 .* => //p' | head -n 1)"
+    hide = f'mount --bind /dev/null {library} && mount -t tmpfs none /usr/sbin && exec "$@"'
+    (tmp_path / "config.toml").write_text(f'[sanlock]\ndisk_lease_dir = "{tmp_path}"\n')
+    answer = doctor.examine(
+        "--runtime-dir", str(tmp_path / "run"), "--config", str(tmp_path / "config.toml"),
+        "--plugin", "sanlock",
+        prefix=["env", "SANLOCK_RUN_DIR=/nowhere", "unshare", "-m", "sh", "-c", hide, "sh"],
+    )  # fmt: skip
+    assert answer.one(examine.LIBRARY).mend == "run: apt-get install libsanlock-client1"
+    assert answer.one(examine.DAEMON).evidence == "it is not installed"
+    assert answer.one(examine.DAEMON).mend == "run: apt-get install sanlock"
+    assert answer.one(examine.HOST_ID).evidence == "host_id is not set"

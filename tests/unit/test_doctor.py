@@ -108,7 +108,6 @@ def test_a_version_1_freezer_that_somebody_may_freeze_weakens(
             "remove that",
         ),
         ('lock_manager = "sanlock"', None, "file", {}, False, "neither sees", "use plugin sanlock"),
-        ('lock_manager = "sanlock"', None, "file+sanlock", {}, True, "as we use", ""),
     ],
 )
 def test_libvirts_settings_are_compared_with_ours(
@@ -125,11 +124,46 @@ def test_libvirts_settings_are_compared_with_ours(
     for name, text in (("qemu.conf", qemu), ("qemu-lockd.conf", lockd)):
         if text is not None:
             (tmp_path / name).write_text(text)
-    check = libvirt.beside(plugins, table, str(tmp_path), "/our.toml")
+    check = libvirt.beside(plugins, {"file": table}, str(tmp_path), "/our.toml")
     assert (check.check, check.ok) == (Name.LIBVIRT, well)
     assert words in check.evidence
     assert check.mend.startswith(mend)
     assert bool(check.mend) == (not well)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "table", "words"),
+    [
+        ("", {}, "without auto_disk_leases: its guests hold no lease on their disks"),
+        ("auto_disk_leases = 0\n", {}, "without auto_disk_leases: "),
+        (
+            'auto_disk_leases = 1\ndisk_lease_dir = "/a"\n',
+            {"disk_lease_dir": "/b"},
+            "where disk_lease_dir is /a; ours is /b: neither sees the other",
+        ),
+        (
+            "auto_disk_leases = 1\nhost_id = 1\n",
+            {"host_id": "2"},
+            "where host_id is 1; ours is 2: whoever comes second is refused",
+        ),
+        (
+            'auto_disk_leases = 1\nhost_id = 1\ndisk_lease_dir = "/a/"\n',
+            {"host_id": "1", "disk_lease_dir": "/a"},
+            "",
+        ),
+    ],
+)
+def test_libvirts_settings_of_sanlock_are_compared_with_ours(
+    tmp_path: Path, theirs: str, table: Mapping[str, str], words: str
+) -> None:
+    (tmp_path / "qemu.conf").write_text('lock_manager = "sanlock"\n')
+    (tmp_path / "qemu-sanlock.conf").write_text(theirs)
+    check = libvirt.beside("vm+sanlock", {"sanlock": table}, str(tmp_path))
+    assert check.ok == (words == "")
+    assert words in check.evidence
+    assert bool(check.mend) == (not check.ok)
+    if check.ok:
+        assert check.evidence == 'lock_manager = "sanlock", with leases where ours are: /a'
 
 
 def test_settings_of_libvirts_that_cannot_be_read_are_no_good_news(tmp_path: Path) -> None:
