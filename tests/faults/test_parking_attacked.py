@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("as_root")]
 
 MODES = (Containment.PDEATHSIG, Containment.PIDNS)
+MORE_LONG = (Containment.PDEATHSIG, pytest.param(Containment.PIDNS, marks=pytest.mark.long))
 TERM_S = 20.0
 LOST, UNCONFIRMED, KILLED = 112, 111, -signal.SIGKILL
 
@@ -91,7 +92,7 @@ def test_who_has_it_continue_has_it_killed(
     assert "somebody had it continue while it was parked" in found.stderr
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", MORE_LONG)
 def test_a_queued_cont_gets_it_no_further_than_the_window(
     mode: str, guest: Parkable, parked: int, measured: Measure
 ) -> None:
@@ -161,7 +162,7 @@ def test_fg_in_a_shell_has_it_killed(manager: Manager, tmp_path: Path) -> None:
     assert os.stat(manager.disk).st_mtime_ns == written
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", MORE_LONG)
 def test_a_parked_guest_dies_with_its_guard(mode: str, guest: Parkable, parked: int) -> None:
     assert mode == guest.status()["containment"]
     guest.guard.kill()
@@ -201,7 +202,7 @@ def test_a_parked_guest_that_is_killed_is_not_taken_back(
     assert manager.claims.read(guest.disk)[0] == 1
 
 
-@pytest.mark.parametrize("way", ["stop", "SIGTERM"])
+@pytest.mark.parametrize("way", ["stop", pytest.param("SIGTERM", marks=pytest.mark.long)])
 def test_a_parked_guest_that_is_to_stop_is_killed(way: str, guest: Parkable, parked: int) -> None:
     for command, arguments in (
         ("acquire-resource", {"path": guest.disk}),
@@ -227,7 +228,12 @@ BUSY = {
 }
 
 
-@pytest.mark.parametrize("writer", [*BUSY, "hung"])
+WRITERS = ["job", "export", "migration", "hung"]
+
+
+@pytest.mark.parametrize(
+    "writer", [*WRITERS, pytest.param("read-only export", marks=pytest.mark.long)]
+)
 def test_a_guest_that_would_write_on_is_killed_and_not_paused(
     writer: str, guest: Parkable, manager: Manager, tmp_path: Path
 ) -> None:

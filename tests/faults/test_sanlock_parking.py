@@ -1,10 +1,11 @@
 """Is a guest parked, and back, with a real sanlock daemon? What it holds is read from the daemon.
 
-Each guest is a QEMU that writes, on a host of its own; all happen at once, in threads.
+Each guest is a QEMU that writes, on a host of its own; two at once, in threads.
 """
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,8 @@ from tests.support.parkable import DEADLINE_S, Parkable
 from tests.support.wire import Refused
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+    from concurrent.futures import Future
 
     from supervisor.spec import GuestSpec
 
@@ -106,20 +108,32 @@ def storage_frozen_for_long(directory: Path) -> None:
         assert scene.daemon.held(scene.image.path)
 
 
-SCENES = (
-    paused_and_back,
-    paused_and_somebody_had_it,
-    daemon_stopped_for_a_moment,
-    daemon_killed,
-    storage_frozen_for_long,
-)
+SCENES: dict[str, Callable[[Path], None]] = {
+    scene.__name__: scene
+    for scene in (
+        paused_and_back,
+        paused_and_somebody_had_it,
+        daemon_stopped_for_a_moment,
+        daemon_killed,
+        storage_frozen_for_long,
+    )
+}
 
 
-@pytest.mark.parametrize("scene", SCENES)
-def test_a_guest_is_parked_and_back(
-    scene: Callable[[Path], None], lease_dirs: Callable[[], Path], require: Callable[[str], str]
-) -> None:
+@pytest.fixture(scope="module")
+def played(
+    lease_dirs: Callable[[], Path], require: Callable[[str], str]
+) -> Iterator[dict[str, tuple[Path, Future[None]]]]:
     require("qemu-system-x86_64")
-    directory = lease_dirs()
-    scene(directory)
+    with ThreadPoolExecutor(2) as threads:
+        places = {name: lease_dirs() for name in SCENES}
+        yield {name: (place, threads.submit(SCENES[name], place)) for name, place in places.items()}
+
+
+@pytest.mark.parametrize("name", SCENES)
+def test_a_guest_is_parked_and_back_or_dead(
+    name: str, played: dict[str, tuple[Path, Future[None]]]
+) -> None:
+    directory, future = played[name]
+    future.result()
     assert check(directory / "disk.raw").clean
