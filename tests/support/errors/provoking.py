@@ -58,6 +58,8 @@ _NEUTRAL = {
     r"\b(pid|process) \d+": r"\1 4711",
     r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ": "2026-01-02T03:04:05Z",
     r"\b\d\.\d+ s\b": "0.08 s",
+    r"\bsession [0-9a-f]{16}\b": "session 2da7ec14…",
+    r"\b127\.0\.0\.1:\d{4,5}\b": "10.0.0.1:2379",
     r"/[0-9a-f]{64}": "/2da7ec14…",
     r"/[0-9a-f]{32}\b": "/8f6479a5…",
     r"\bdescriptor \d+\b": "descriptor 987",
