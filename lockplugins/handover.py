@@ -7,6 +7,8 @@ what drives the migration.
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 from lockplugins.contract import LockError
 
 TYPE_CHECKING = False
@@ -117,7 +119,9 @@ class Composite(Handover):
             part.hand_over()
 
     def has_lost(self) -> bool:
-        return max(part.has_lost() for part in self._parts)
+        # Beside one another: what one waits for may come when the destination has another's.
+        with ThreadPoolExecutor(len(self._parts)) as threads:
+            return any(list(threads.map(lambda part: part.has_lost(), self._parts)))
 
     def take_back(self, within_s: float = 0.0) -> None:
         self._each(lambda part: part.take_back(within_s), lambda part: part.hand_over())

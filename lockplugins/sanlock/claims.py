@@ -13,7 +13,7 @@ from lockplugins.sanlock.names import called
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Sequence
+    from collections.abc import Container, Hashable, Mapping, Sequence
 
     from lockplugins.sanlock.names import Located, Place
 
@@ -47,6 +47,14 @@ def wanted(located: Sequence[Located]) -> dict[Key, Claim]:
         advice = "name disks by their realpath (else they need two), or lease them by one --lease"
         raise UnsupportedError("lease", called(located[-1].resource), why, advice)
     return claims
+
+
+def shared(claims: Mapping[Key, Claim], keys: Container[Key]) -> dict[Key, Claim]:
+    """Return the same ones, those of `keys` shared."""
+    after = {key: Claim(claim.place) for key, claim in claims.items()}
+    for key, claim in after.items():
+        claim.mode = Mode.SHARED if key in keys else claims[key].mode
+    return after
 
 
 def places_of(each: Located, all_located: Sequence[Located]) -> list[Place]:

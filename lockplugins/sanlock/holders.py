@@ -22,13 +22,19 @@ if TYPE_CHECKING:
     from lockplugins.sanlock.names import Place
 
 
-def of_places(places: Iterable[Place], library: Library, name: str) -> list[Holder]:
-    """Return all who hold one of these resources; raises LockError. Errors call them `name`."""
+def of_places(
+    places: Iterable[Place], library: Library, name: str, beside: int = 0
+) -> list[Holder]:
+    """Return all who hold one of these resources, `beside` that process; raises LockError.
+
+    Errors call them `name`.
+    """
     told = status.read()
     holders: dict[tuple[object, str], Holder] = {}
     for place in places:
-        local = list(_here(place, told))
-        for holder in local or _elsewhere(place, told, library, name):
+        here = list(_here(place, told))
+        others = [holder for holder in here if holder.pid != beside]
+        for holder in others or _elsewhere(place, told, library, name, is_here=bool(here)):
             holders.setdefault((holder.pid or holder.host, holder.mode), holder)
     return list(holders.values())
 
@@ -54,8 +60,13 @@ def _command(pid: int) -> str:
         return "gone by now"
 
 
-def _elsewhere(place: Place, told: status.Status, library: Library, name: str) -> Iterator[Holder]:
-    """Yield the hosts that have it according to the storage, and may be alive."""
+def _elsewhere(
+    place: Place, told: status.Status, library: Library, name: str, *, is_here: bool
+) -> Iterator[Holder]:
+    """Yield the hosts that have it according to the storage, and may be alive.
+
+    This one not if it `is_here`: then it is known which process has it.
+    """
     what = place.resource()
     try:
         owners = library.owners(what)
@@ -68,7 +79,7 @@ def _elsewhere(place: Place, told: status.Status, library: Library, name: str) -
     hosts = {} if joined is None else {each.host_id: each for each in status.hosts(joined.name)}
     for owner in owners:
         if joined is not None and owner.host_id == joined.host_id:
-            words = _of_this_host(owner, joined)
+            words = "" if is_here else _of_this_host(owner, joined)
         elif joined is None:
             why = "whether it is alive cannot be told, since this host is not in the lockspace"
             words = f"host_id {owner.host_id} ({why})"

@@ -60,6 +60,11 @@ class Located:
         self.places = places
 
 
+def own_place(name: str, file: str, settings: Settings) -> Place:
+    """Return a resource that stands for no disk, in the file of another name."""
+    return Place((LOCKSPACE, md5(name)), settings.path_of(md5(file)), is_made=True)
+
+
 def called(resource: Resource) -> str:
     """Return what errors call the resource."""
     if resource.type == ResourceType.LEASE:
@@ -107,9 +112,7 @@ def _disk(resource: Resource, settings: Settings) -> Located:
 
 
 def _place(name: str, settings: Settings) -> Place:
-    lease = _md5(name)
-    path = f"{settings.directory.rstrip('/')}/{lease}"
-    return Place((LOCKSPACE, lease), path, is_made=True)
+    return own_place(name, name, settings)
 
 
 def _explicit(resource: Resource) -> Place:
@@ -124,7 +127,8 @@ def _explicit(resource: Resource) -> Place:
     return Place((lockspace, key), path, resource.offset_bytes)
 
 
-def _md5(name: str) -> str:
+def md5(name: str) -> str:
+    """Return what libvirt's sanlock driver makes of a name."""
     # Not hashlib, which loads OpenSSL.
     from _md5 import md5  # type: ignore[import-not-found]  # typeshed has no stub
 

@@ -38,6 +38,7 @@ from lockplugins.sanlock.library import RESTRICT_ALL, RESTRICT_SIGTERM, Library,
 from lockplugins.sanlock.life import Life, term_s
 from lockplugins.sanlock.refusals import Attempt
 from lockplugins.sanlock.taking import Taking
+from lockplugins.sanlock.ticket import Tickets
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from lockplugins.contract import Carrier, Finding, Holder, Resource
+    from lockplugins.handover import Handover
     from lockplugins.sanlock.claims import Claim, Key
     from lockplugins.sanlock.names import Located
 
@@ -62,6 +64,7 @@ class SanlockPlugin(Plugin):
     capabilities = (
         Capability.RESOURCES,
         Capability.HOTPLUG,
+        Capability.MIGRATION,
         Capability.EXPIRES,
         Capability.GENERATIONS,
     )
@@ -70,35 +73,37 @@ class SanlockPlugin(Plugin):
 
     def __init__(self, config: Mapping[str, str], carrier: Carrier) -> None:
         super().__init__(config, carrier)
-        self._settings = settings.Settings(config)
+        self.settings = settings.Settings(config)
         self._life = Life()
         self._alone_from = 0.0  # then nobody runs on a proof of before the daemon has joined
         self._library: Library | None = None
         self._watched: _socket.socket | None = None
         self._knows_us = True
-        self._guest = Guest("", "")
+        self.guest = Guest("", "")
         self._taking: Taking | None = None
-        self._located: dict[Lease, Located] = {}
+        self.located: dict[Lease, Located] = {}
+        self.elsewhere: set[Lease] = set()  # which a migration's other end has, or may have
+        self._handover: Handover | None = None
         self._given_up: dict[Lease, tuple[Located, dict[Key, int]]] = {}
 
-    def _asked(self) -> Library:
+    def asked(self) -> Library:
         if self._library is None:
             self._library = Library()
         return self._library
 
-    def _holding(self) -> Taking:
+    def holding(self) -> Taking:
         """Return what the guest holds: the guard knows by now which process has registered."""
         if self._taking is None:
-            self._taking = Taking(self._asked(), self._guest.pid, self._guest.name)
+            self._taking = Taking(self.asked(), self.guest.pid, self.guest.name)
         return self._taking
 
     def open(self, guest: Guest) -> None:
-        self._settings.check_host_id()
-        lockspace.check_parent(self._settings)
-        self._asked()
+        self.settings.check_host_id()
+        lockspace.check_parent(self.settings)
+        self.asked()
         self._watched, _ = status.connect()
-        self._guest = guest
-        guest.doing = self._settings.joining
+        self.guest = guest
+        guest.doing = self.settings.joining
         joined = self._join()
         guest.doing = ""
         self.CAVEAT = "" if joined.watchdog else _NO_WATCHDOG
@@ -106,14 +111,14 @@ class SanlockPlugin(Plugin):
         self.RENEW_EVERY_S = min(_LOOK_AFTER_S, joined.io_timeout_s / 2)
 
     def _join(self) -> status.Membership:
-        joined = lockspace.join(self._asked(), self._settings)
+        joined = lockspace.join(self.asked(), self.settings)
         self._life.watch(joined)
         self._life.begin()
         self._alone_from = joined.since + term_s(joined)
         return joined
 
     def in_child(self) -> tuple[int, ...]:
-        library = self._asked()
+        library = self.asked()
         try:
             fd = library.register()
             # The guest can order nothing. It gets SIGKILL: init, or a stopped guest, would stay.
@@ -123,67 +128,78 @@ class SanlockPlugin(Plugin):
         return (fd,)
 
     def acquire(self, resources: Sequence[Resource], wait_until: float | None) -> list[Lease]:
-        located = [names.locate(resource, self._settings) for resource in resources]
+        located = [names.locate(resource, self.settings) for resource in resources]
         self._hold(located, wait_until, {})
         leases = [Lease(each.resource, *each.places[0].key) for each in located]
         for lease, each in zip(leases, located, strict=True):
-            lease.generation = self._holding().claims[each.places[0].key].version
-            self._located[lease] = each
+            lease.generation = self.holding().claims[each.places[0].key].version
+            self.located[lease] = each
         return leases
 
     def _hold(
         self, located: Sequence[Located], wait_until: float | None, versions: Mapping[Key, int]
     ) -> None:
         """Hold what these need, too; what has a version, at that one alone. Raises LockError."""
-        holding = self._holding()
-        in_all = [*self._located.values(), *located]
+        holding = self.holding()
+        in_all = [*self.located.values(), *located]
         after = claims.wanted(in_all)
         taken = claims.Change(holding.claims, after).taken
-        lockspace.create_resources(self._asked(), self._settings, taken)
+        lockspace.create_resources(self.asked(), self.settings, taken)
         for claim in taken:
             claim.version = versions.get(claim.place.key, 0)
         obstacles = [(each.resource, claims.places_of(each, in_all)) for each in located]
-        attempt = Attempt(self._asked(), holding.pid, obstacles, wait_until)
+        attempt = Attempt(self.asked(), holding.pid, obstacles, wait_until)
         if not versions:  # else nobody has had them but this guest
-            attempt.outlast(self._settings.host_id, self._alone_from)
+            attempt.outlast(self.settings.host_id, self._alone_from)
+        shared = [claim.place for claim in taken if claim.mode == Mode.SHARED]
+        tickets = Tickets(self.asked(), self.settings, shared)
         while True:
             try:
-                holding.become(after)
+                tickets.respect(holding, after)
                 break
             except SanlockError as error:
                 attempt.judge(error)
         try:
-            self._look_at(after)
+            self.look_at(after)
         except LockError:
             try:
-                holding.free(holding.become(claims.wanted(list(self._located.values()))))
+                holding.free(holding.become(claims.wanted(list(self.located.values()))))
             except SanlockError:
                 pass  # not relied on, and free at the latest when the process ends
             raise
 
-    def _look_at(self, held: Mapping[Key, Claim]) -> None:
+    def look_at(self, held: Mapping[Key, Claim]) -> None:
         """Note the versions of what is held, and count on the lockspaces that it is in."""
         told = status.read()
         for each in told.resources:
-            if each.key in held and each.pid == self._holding().pid:
+            if each.key in held and each.pid == self.holding().pid:
                 held[each.key].version = each.version
         for joined in told.lockspaces:
             if joined.name != settings.LOCKSPACE and any(joined.name == key[0] for key in held):
                 self._life.watch(joined)
 
+    def migration(self) -> Handover:
+        if self._handover is None:
+            from lockplugins.sanlock.handover import SanlockHandover  # only where a guest migrates
+
+            self._handover = SanlockHandover(self)
+        return self._handover
+
     def release(self, lease: Lease) -> None:
-        if (located := self._located.get(lease)) is None:
+        if lease in self.elsewhere:
+            return
+        if (located := self.located.get(lease)) is None:
             raise LockError("release", f"the lease on {lease.resource}", "this guest has none")
-        holding = self._holding()
+        holding = self.holding()
         versions = {place.key: self._version(holding.claims[place.key]) for place in located.places}
-        rest = [each for other, each in self._located.items() if other is not lease]
+        rest = [each for other, each in self.located.items() if other is not lease]
         try:
             dropped = holding.become(claims.wanted(rest))
         except SanlockError as error:
             name = f"the lease on {lease.resource}"
             raise LockError("release", name, str(error), "see the daemon's log") from error
         self._given_up[lease] = (located, versions)
-        del self._located[lease]
+        del self.located[lease]
         self._free(lease, dropped)
 
     def _version(self, claim: Claim) -> int:
@@ -192,7 +208,7 @@ class SanlockPlugin(Plugin):
             try:
                 if all(joined.result > 0 for joined in self._life.check()):  # it can be read
                     what = claim.place.resource()
-                    self._asked().read_resource(what)
+                    self.asked().read_resource(what)
                     return int(what.version)
             except (LockError, SanlockError):
                 return claim.version
@@ -200,7 +216,7 @@ class SanlockPlugin(Plugin):
 
     def _free(self, lease: Lease, dropped: list[Claim]) -> None:
         """Give them up for sure; the process's death does it as well. Raises LockError."""
-        holding, deadline = self._holding(), time.monotonic() + _FREED_S
+        holding, deadline = self.holding(), time.monotonic() + _FREED_S
         refused: SanlockError | None = None
         while refused is None or holding.lists(dropped):
             if time.monotonic() > deadline:
@@ -230,23 +246,23 @@ class SanlockPlugin(Plugin):
         except LeaseHeldError as error:
             why = f"another has it by now: {error.reason}"
             raise LeaseLostError("re-acquire", error.name, why) from error
-        lease.generation = self._holding().claims[located.places[0].key].version
-        self._located[lease] = located
+        lease.generation = self.holding().claims[located.places[0].key].version
+        self.located[lease] = located
         del self._given_up[lease]
 
     def inquire(self, resource: Resource) -> list[Holder]:
-        located = names.locate(resource, self._settings)
-        return holders.of_places(located.places, self._asked(), names.called(resource))
+        located = names.locate(resource, self.settings)
+        return holders.of_places(located.places, self.asked(), names.called(resource))
 
     def examine(self, resource: Resource | None) -> list[Finding]:
         from lockplugins.sanlock import examine  # for doctor alone
 
         if resource is None:
-            return list(examine.of_manager(self._settings))
-        return list(examine.of_resource(resource, self._settings))
+            return list(examine.of_manager(self.settings))
+        return list(examine.of_resource(resource, self.settings))
 
     def named(self, resource: Resource) -> list[tuple[str, str]]:
-        return [place.key for place in names.locate(resource, self._settings).places]
+        return [place.key for place in names.locate(resource, self.settings).places]
 
     def watch_fds(self) -> tuple[int, ...]:
         return (self._watched.fileno(),) if self._watched else ()
@@ -263,7 +279,7 @@ class SanlockPlugin(Plugin):
 
     def _check_listed(self) -> None:
         """Raise LeaseLostError if the daemon does not list what the guest has, though it lives."""
-        holding = self._holding()
+        holding = self.holding()
         try:
             lacks = holding.lacks()
         except SanlockError as error:

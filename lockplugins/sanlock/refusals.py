@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 GONE = Holder(Mode.EXCLUSIVE, "a process that was gone before it could be named")
 SOON_S = 3.0
 
-_HELD = {
+HELD = {
     -EEXIST,
     -EAGAIN,
     -EBUSY,
@@ -75,7 +75,7 @@ class Attempt:
 
     def judge(self, error: SanlockError) -> None:
         """Raise a LockError, unless what is in the way may be gone: then return, a moment later."""
-        if error.code in _HELD:
+        if error.code in HELD:
             self._judge_holder()
         elif error.code in _NO_LEASE and _now() < self._soon:
             _pause(_SOON_MS)  # libvirt makes it in place
@@ -113,8 +113,9 @@ class Attempt:
     def _obstacle(self) -> tuple[Resource, Holder] | None:
         """Return the first resource that another process or host is in the way of, and whom."""
         for resource, places in self._wanted:
-            for holder in holders.of_places(places, self._library, called(resource)):
-                if holder.pid != self._pid and Mode.EXCLUSIVE in (holder.mode, resource.mode):
+            name = called(resource)
+            for holder in holders.of_places(places, self._library, name, beside=self._pid):
+                if Mode.EXCLUSIVE in (holder.mode, resource.mode):
                     return resource, holder
         return None
 

@@ -47,11 +47,15 @@ class Settings:
             if words := allowed(key, value):
                 raise _wrong(key, value, "unusable value", f"allowed: {words}")
         self.directory = config.get(DIRECTORY, DEFAULT_DIRECTORY)
-        self.lockspace_path = f"{self.directory.rstrip('/')}/{LOCKSPACE}"
+        self.lockspace_path = self.path_of(LOCKSPACE)
         self.io_timeout_s = int(config.get(IO_TIMEOUT, "0"))  # 0: the daemon's own
         self.host_id = int(config.get(HOST_ID, "0"))  # 0: not set, enough to look
         self.uid, self.gid = _number(USER, config.get(USER)), _number(GROUP, config.get(GROUP))
         self.mode = 0o600 if self.gid < 0 else 0o660
+
+    def path_of(self, name: str) -> str:
+        """Return where the lockspace, or the lease of that name, is."""
+        return f"{self.directory.rstrip('/')}/{name}"
 
     @property
     def joining(self) -> str:

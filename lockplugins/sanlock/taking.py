@@ -18,6 +18,8 @@ from lockplugins.sanlock.library import AT_VERSION, NAME_BYTES, OWNER_NOWAIT, SH
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from lockplugins.sanlock import library
     from lockplugins.sanlock.claims import Claim, Key
     from lockplugins.sanlock.library import Library
@@ -46,8 +48,7 @@ class Taking:
         with self._busy:
             change = Change(self.claims, after)
             if change.taken:
-                resources = [_resource(claim) for claim in change.taken]
-                self._library.acquire(self.pid, resources, OWNER_NOWAIT, self._name)
+                self._acquire(change.taken)
             self._turn(change)
             self.claims = after
         return change.dropped
@@ -61,6 +62,15 @@ class Taking:
         if claims:
             resources = [_resource(claim) for claim in reversed(claims)]
             self._library.release(self.pid, resources)
+
+    def take(self, claims: Sequence[Claim]) -> None:
+        """Acquire what the guest does not rely on, for `free`; raises SanlockError."""
+        with self._busy:
+            self._acquire(claims)
+
+    def _acquire(self, claims: Sequence[Claim]) -> None:
+        resources = [_resource(claim) for claim in claims]
+        self._library.acquire(self.pid, resources, OWNER_NOWAIT, self._name)
 
     def lists(self, claims: list[Claim]) -> bool:
         """Does the daemon say that the process has one of these, or had it just now?"""

@@ -6,7 +6,7 @@ The machines have no processor and no disk: what migrates is a name, what is han
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -15,8 +15,9 @@ from tests.conformance.capable import able
 from tests.conformance.conftest import PluginGuards
 from tests.support import waiting
 from tests.support.guard import DEADLINE_S
-from tests.support.qemu import Monitor, idle_argv
-from tests.support.wire import Refused, Wire
+from tests.support.idle_ends import UUID, End
+from tests.support.qemu import idle_argv
+from tests.support.wire import Refused
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -26,38 +27,8 @@ if TYPE_CHECKING:
     from tests.support.guard import Guards
 
 EXCLUSIVE, SHARED = Mode.EXCLUSIVE, Mode.SHARED
-UUID = "5f2c1d3e-0000-4000-8000-00000000001e"
 
 pytestmark = pytest.mark.parametrize("manager", able(Capability.MIGRATION), indirect=True)
-
-
-class End:
-    """One end: a QEMU under a guard, its monitor and control pipe."""
-
-    def __init__(self, guards: Guards, leases: list[tuple[str, str]], uri: str | None) -> None:
-        self.monitor = Monitor()
-        arrives = [] if uri is None else ["-incoming", uri]
-        argv = idle_argv(extra=[*self.monitor.argv, *arrives])
-        spec = guards.spec(*leases, name="web1", uuid=UUID, incoming=uri is not None)
-        self.guard = guards.start(spec, argv, pass_fds=[self.monitor.fd]).ready()
-        self.control = Wire(f"{self.guard.path}/control")
-
-    def order(self, command: str, **arguments: object) -> Any:
-        return self.control.execute(command, arguments, DEADLINE_S)
-
-    def state(self) -> str:
-        return str(self.order("query-status")["state"])
-
-    def leases(self) -> set[tuple[str, str]]:
-        return {(lease["mode"], lease["state"]) for lease in self.order("query-leases")}
-
-    def migrate(self, uri: str) -> None:
-        self.monitor.execute("migrate", uri=uri)
-        waiting.until(lambda: self.state() == "migrated", DEADLINE_S, "the source has handed over")
-
-    def close(self) -> None:
-        self.control.close()
-        self.monitor.__exit__()
 
 
 class Ends:

@@ -66,7 +66,7 @@ class End:
         else:
             wait_s = DEADLINE_S if uri else 0.0  # a sharer that tries has byte 2 at times
             fields = {"name": NAME, "uuid": world.uuid, "incoming": uri is not None, **fields}
-            spec = guards.spec(world.disk, plugin="file", wait_s=wait_s, **fields)
+            spec = guards.spec(world.disk, wait_s=wait_s, **fields)
             self.guard = guards.start(spec, argv, pass_fds=[self.monitor.fd, *pass_fds], **popen)
             self.process = self.guard.process
         self.come_up()
@@ -252,10 +252,11 @@ class World:
 class Intruder:
     """The program that tries to get in, from the beginning of a context to its end."""
 
-    def __init__(self, *paths: str) -> None:
-        program = os.path.join(sources.CHECKOUT, "tests/support/intruding.py")
+    def __init__(self, *words: str, program: str = "intruding.py", **env: str) -> None:
+        path = os.path.join(sources.CHECKOUT, "tests/support", program)
+        argv = [_PYTHON, "-I", "-S", path, *words]
         self._process = subprocess.Popen(
-            [_PYTHON, "-I", "-S", program, *paths], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            argv, env={**os.environ, **env}, stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
         self.tried = 0
 

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from typing import Self
 
+    from tests.support.guard import Guards
+
 
 _DISK_TOO_SLOW = "done -202"  # SANLK_AIO_TIMEOUT: not within io_timeout
 
@@ -129,6 +131,11 @@ class Daemon:
             self._process.kill()
             self._process.wait(DEADLINE_S)
         self._process = None
+
+    def lease_to(self, guards: Guards) -> None:
+        """Have these guards' guests on this host."""
+        guards.defaults = {"plugin": "sanlock", "config": {"sanlock": self.config}}
+        guards.env |= self.env
 
     def settings(self) -> list[str]:
         """Return lines for libvirt's qemu-sanlock.conf, or for the plugin's table."""

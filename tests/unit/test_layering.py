@@ -150,7 +150,7 @@ ARROWS: dict[str, set[str]] = {
     "lockplugins.file": {HANDOVER, "lockplugins.kernel_locks"},
     "lockplugins.nop": set(),
     "lockplugins.vm": {"lockplugins.kernel_locks"},
-    "lockplugins.sanlock": {"lockplugins.kernel_locks"},  # its list of mounts
+    "lockplugins.sanlock": {HANDOVER, "lockplugins.kernel_locks"},  # its list of mounts
     "lockplugins.etcd": set(),
 }  # fmt: skip
 

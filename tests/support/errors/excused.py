@@ -124,4 +124,36 @@ EXCUSED = {
         "sanlock's own name and number for what its storage or its daemon said.",
         "it takes storage that fails",
     ),
+    "how far the guest's migration is": Excuse(
+        SANLOCK,
+        111,
+        "sanlock's own name and number for what its storage or its daemon said of the attempt. "
+        "Try the command again: whose the guest is does not change by it.",
+        "it takes storage that fails",
+    ),
+    "cannot remove lease file": Excuse(
+        SANLOCK,
+        111,
+        "The directory of the leases is not writable, or its filesystem is gone.",
+        "it takes a filesystem that turns read-only between two steps",
+    ),
+    "cannot await the guest: …; see the daemon's log": Excuse(
+        SANLOCK,
+        111,
+        "sanlock's own name and number for what its storage or its daemon said.",
+        "it takes storage that fails",
+    ),
+    "they are shared by": Excuse(
+        SANLOCK,
+        110,
+        "The source is there, and has not answered yet. Is it stopped, or its daemon?",
+        "tests/faults have a daemon that is stopped",
+    ),
+    "somebody else may have had them since": Excuse(
+        SANLOCK,
+        112,
+        "The source has ended, and the disks' leases have moved on: somebody has had them, or has "
+        "tried to. The guest's memory may not fit its disks any more: start it anew.",
+        "tests/faults have a stranger between two hosts",
+    ),
 }

@@ -237,7 +237,8 @@ CASES = (
          "The supervisor ended while it was asked. If it lives, `status` shows what it holds; "
          "until then let neither end run."),
     Case(2, ends(with_another_guests_cookie),
-         "The cookie is another guest's, or the destination was started with other disks."),
+         "The cookie is another guest's, or the destination was started with other disks.",
+         "lockplugins.file.handover"),
     Case(110, ends(beside_a_stranger),
          "Somebody else holds the disk beside the source. The destination does not own it, and the "
          "guest may not run there."),

@@ -156,6 +156,24 @@ REGISTERED = f"""{GUEST}
 (fd,) = made.in_child()
 (lease,) = made.acquire([Resource(disk)], None)
 """
+# The same process is both ends of a migration.
+ENDS = f"""{REGISTERED}
+from lockplugins.sanlock import decision
+NONCE = "00112233445566"
+source, target = made.migration(), other.migration()
+told = source.prepare(NONCE)
+step = decision.Decision(other.asked(), other.holding(), other.settings, "uuid", NONCE)
+"""
+AWAITED = "target.await_in([Resource(disk)], (), None)\n"
+
+
+def awaited_twice(world: World) -> Said:
+    daemon = host(world)
+    daemon.hold(f"destination of {LOCKSPACE}:{facts.lease_name(world.disk)}")
+    text = f"{GUEST}(fd,) = made.in_child()\nother.migration().await_in([Resource(disk)], (), None)"
+    return world.python_says(f"table, disk = {daemon.config!r}, {world.disk!r}\n{text}")
+
+
 CASES = (
     Case(2, badly_configured,
          "A plugin's table has a value that the plugin cannot use.", "supervisor.config:_table"),
@@ -254,4 +272,26 @@ CASES = (
          "The daemon has ended while the guest stood still: another would not know the guest."),
     Case(112, plugin(lambda made, _: made.on_readable(0)),
          "The daemon that knew which process has the leases is gone: the guest is ended."),
+    Case(110, awaited_twice,
+         "A guest has one destination at a time: end the other one."),
+    Case(110, program(ENDS + AWAITED + "target.complete_in(NONCE, told)"),
+         "Complete the migration when the source's QEMU says `postmigrate`.",
+         "lockplugins.sanlock.handover"),
+    Case(111, program(ENDS + AWAITED + "target.complete_in(NONCE[::-1], told)"),
+         "The source has cancelled that attempt, perhaps to begin another one, with another "
+         "cookie; or another destination has taken it.", "lockplugins.sanlock.handover"),
+    Case(2, program(ENDS + AWAITED + 'target.complete_in(NONCE, "")'),
+         "The cookie is another guest's, or the destination was started with other disks.",
+         "lockplugins.sanlock.handover"),
+    Case(111, program(ENDS + "step.withdraw()\nsource.hand_over()"),
+         "Somebody has removed the file by which both ends agree, or the destination's guest was "
+         "run too early. Nobody can tell whose the guest is: end both, and start it anew.",
+         "lockplugins.sanlock.leaving"),
+    Case(111, program(ENDS + "source.hand_over()\nstep.take(decision.HANDED)\n"
+         "step.let_go()\nsource.take_back()"),
+         "The destination has had the disks, or was about to: the source's memory is not what they "
+         "belong to any more.", "lockplugins.sanlock.leaving"),
+    Case(110, program(ENDS + AWAITED + "source.hand_over()\nsource.take_back()"),
+         "`complete-in --cancel` at the destination first. If its host is dead, it takes as long "
+         "as the line says.", "lockplugins.sanlock.leaving"),
 )  # fmt: skip
