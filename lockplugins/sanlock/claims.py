@@ -7,7 +7,8 @@ not know the daemon.
 
 from __future__ import annotations
 
-from lockplugins.contract import Mode, UnsupportedError
+from lockplugins.contract import LockError, Mode, UnsupportedError, cause
+from lockplugins.sanlock import files
 from lockplugins.sanlock.library import MAX_RESOURCES
 from lockplugins.sanlock.names import called
 
@@ -21,14 +22,25 @@ if TYPE_CHECKING:
 
 
 class Claim:
-    """One resource, in the mode in which it is wanted or held; its `version` since it is held."""
+    """One resource, in the mode in which it is wanted or held; since then `version` and `file`."""
 
-    __slots__ = ("mode", "place", "version")
+    __slots__ = ("file", "mode", "place", "version")
 
     def __init__(self, place: Place) -> None:
         self.place = place
         self.mode = Mode.SHARED
         self.version = 0
+        self.file: tuple[int, int] | None = None
+
+    def is_in(self) -> tuple[int, int]:
+        """Return which file it is in now; (0, 0): there is none. Raises LockError: who can tell?"""
+        try:
+            return files.identity(self.place.path)
+        except FileNotFoundError:
+            return (0, 0)
+        except OSError as error:
+            name, why = f"lease {self.place.key[1]}", cause(error, self.place.path)
+            raise LockError("look at", name, why, "is it there?") from error
 
 
 def wanted(located: Sequence[Located]) -> dict[Key, Claim]:
@@ -74,4 +86,4 @@ class Change:
         self.raised = [claim for claim in turned if claim.mode == Mode.EXCLUSIVE]
         self.lowered = [claim for claim in turned if claim.mode == Mode.SHARED]
         for was, claim in kept:
-            claim.version = was.version
+            claim.version, claim.file = was.version, was.file

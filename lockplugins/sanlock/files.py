@@ -1,4 +1,4 @@
-"""How does a lease file come to be? Whole and under its own name, or not at all.
+"""How does a lease file come to be? Whole and under its own name, or not at all. Which is it?
 
 It is made under another name, and linked when sanlock has formatted it: who is
 killed in between, or finds the disk full, leaves nothing that others would take
@@ -9,6 +9,7 @@ what is in the file.
 from __future__ import annotations
 
 import os
+import stat
 
 from lockplugins.contract import ResourceError, cause
 from lockplugins.sanlock import library
@@ -18,6 +19,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from lockplugins.sanlock.settings import Settings
+
+
+def identity(path: str) -> tuple[int, int]:
+    """Return which file, or device, a path leads to; no I/O where the name is in memory."""
+    found = os.stat(path)
+    return (found.st_rdev, 0) if stat.S_ISBLK(found.st_mode) else (found.st_dev, found.st_ino)
 
 
 def create(path: str, settings: Settings, flags: int, form: Callable[[bytes], None]) -> None:

@@ -10,13 +10,11 @@ not know guests or disks.
 
 from __future__ import annotations
 
-import os
 import select
-import stat
 import time
 
 from lockplugins.contract import LeaseLostError, LockError, cause
-from lockplugins.sanlock import library, record, status
+from lockplugins.sanlock import files, library, record, status
 from lockplugins.sanlock.times import failure_s
 
 TYPE_CHECKING = False
@@ -128,10 +126,9 @@ class Life:
 def _file(joined: Membership) -> tuple[int, int]:
     """Return which file the lockspace's path leads to; no I/O where the name is in memory."""
     try:
-        found = os.stat(joined.path)
+        return files.identity(joined.path)
     except OSError as error:
         raise _unseen(joined, error) from error
-    return (found.st_rdev, 0) if stat.S_ISBLK(found.st_mode) else (found.st_dev, found.st_ino)
 
 
 def check_record(joined: Membership) -> None:

@@ -169,7 +169,9 @@ class SanlockPlugin(Plugin):
             raise
 
     def look_at(self, held: Mapping[Key, Claim]) -> None:
-        """Note the versions of what is held, and count on the lockspaces that it is in."""
+        """Note the versions and files of what is held, and count on the lockspaces it is in."""
+        for claim in held.values():
+            claim.file = claim.file or claim.is_in()
         told = status.read()
         for each in told.resources:
             if each.key in held and each.pid == self.holding().pid:
@@ -287,6 +289,10 @@ class SanlockPlugin(Plugin):
         if lacks and not holding.has_ended(_ENDING_MS):
             why = f"sanlock does not list them any more for process {holding.pid}"
             raise LeaseLostError("keep", "the guest's leases", why)
+        for claim in list(holding.claims.values()):
+            if claim.file and claim.is_in() != claim.file:
+                why = f"{claim.place.path} is another file now, which other hosts may use"
+                raise LeaseLostError("keep", f"lease {claim.place.key[1]}", why)
 
     def close(self) -> None:
         """Raise LeaseLostError if the guest may have ended because its leases were lost."""

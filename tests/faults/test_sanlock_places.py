@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -111,3 +112,24 @@ def contents(path: Path) -> tuple[int, list[str], bytes]:
     if path.is_dir():
         return status.st_mode, os.listdir(path), b""
     return status.st_mode, [], path.read_bytes()
+
+
+@pytest.mark.parametrize("how", ["replaced", "removed"])
+def test_a_lease_whose_file_is_another_is_lost(
+    how: str, guards: Guards, sanlock_host: Daemon, tmp_path: Path
+) -> None:
+    disk = tmp_path / "disk"
+    disk.write_bytes(bytes(1 << 16))
+    guards.env |= sanlock_host.env
+    config = {"sanlock": sanlock_host.config}
+    guard = guards.start(guards.spec(disk, plugin="sanlock", config=config)).ready()
+    lease = Path(sanlock_host.lease_file(str(disk)))
+    copy = lease.with_suffix(".copy")
+    if how == "replaced":
+        shutil.copy(lease, copy)
+        copy.replace(lease)
+    else:
+        lease.unlink()
+    ended = guard.wait()
+    assert ended.code == 112
+    assert f"{lease} is another file now, which other hosts may use" in ended.stderr
