@@ -7,7 +7,7 @@ not know the daemon.
 
 from __future__ import annotations
 
-from lockplugins.contract import LockError, Mode, UnsupportedError, cause
+from lockplugins.contract import LeaseLostError, LockError, Mode, UnsupportedError, cause
 from lockplugins.sanlock import files
 from lockplugins.sanlock.library import MAX_RESOURCES
 from lockplugins.sanlock.names import called
@@ -41,6 +41,12 @@ class Claim:
         except OSError as error:
             name, why = f"lease {self.place.key[1]}", cause(error, self.place.path)
             raise LockError("look at", name, why, "is it there?") from error
+
+    def check_file(self) -> None:
+        """Raise LeaseLostError if it is in another file than it was; others may use that."""
+        if self.file and self.is_in() != self.file:
+            why = f"{self.place.path} is another file now, which other hosts may use"
+            raise LeaseLostError("keep", f"lease {self.place.key[1]}", why)
 
 
 def wanted(located: Sequence[Located]) -> dict[Key, Claim]:

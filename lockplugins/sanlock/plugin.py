@@ -290,9 +290,7 @@ class SanlockPlugin(Plugin):
             why = f"sanlock does not list them any more for process {holding.pid}"
             raise LeaseLostError("keep", "the guest's leases", why)
         for claim in list(holding.claims.values()):
-            if claim.file and claim.is_in() != claim.file:
-                why = f"{claim.place.path} is another file now, which other hosts may use"
-                raise LeaseLostError("keep", f"lease {claim.place.key[1]}", why)
+            claim.check_file()
 
     def close(self) -> None:
         """Raise LeaseLostError if the guest may have ended because its leases were lost."""

@@ -26,6 +26,7 @@ from tests.support.errors import (
     migration,
     pausing,
     sanlock,
+    sanlock_files,
     starting,
 )
 from tests.support.errors.world import UUID, Case, Said, World
@@ -40,7 +41,7 @@ SUBJECTS: dict[str, tuple[Case, ...]] = {
     "Disks found in arguments": arguments.CASES,
     "Disks found in a domain XML": domain.CASES,
     "Leases that are not acquired": leases.CASES,
-    "Leases of sanlock": sanlock.CASES,
+    "Leases of sanlock": (*sanlock.CASES, *sanlock_files.CASES),
     "Leases of etcd": etcd.CASES,
     "Disks that come and go": hotplug.CASES,
     "Finding, watching and ending guests": ending.CASES,

@@ -5,7 +5,6 @@ By a daemon of the world's own, which joins where the line is about a guest.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +13,7 @@ from lockplugins.sanlock import claims, files, library, life, names, status
 from lockplugins.sanlock.plugin import SanlockPlugin
 from lockplugins.sanlock.settings import LOCKSPACE, Settings
 from tests.support import sanlock_facts as facts
-from tests.support.errors.world import Case, Said, raised, run, said
+from tests.support.errors.world import Case, Said, raised, run
 from tests.support.locking import CopyingCarrier
 from tests.support.sanlock import Daemon
 
@@ -175,22 +174,6 @@ def awaited_twice(world: World) -> Said:
     return world.python_says(f"table, disk = {daemon.config!r}, {world.disk!r}\n{text}")
 
 
-def out_of_reach(world: World) -> Said:
-    path = world.path("loop")
-    os.symlink("loop", path)
-    claim = claims.Claim(names.Place((LOCKSPACE, "2da7ec14"), path))
-    return raised(claim.is_in)
-
-
-def replaced(world: World) -> Said:
-    daemon = host(world)
-    world.guards.env |= daemon.env
-    guest = world.guest(world.disk, plugin="sanlock", config={"sanlock": daemon.config})
-    os.unlink(daemon.lease_file(world.disk))
-    ended = guest.wait()
-    return said(ended.code, ended.stderr)
-
-
 CASES = (
     Case(2, badly_configured,
          "A plugin's table has a value that the plugin cannot use.", "supervisor.config:_table"),
@@ -312,9 +295,4 @@ CASES = (
          "`complete-in --cancel` at the destination first. If its host is dead, it takes as long "
          "as the line says.", "lockplugins.sanlock.leaving"),
 
-    Case(111, out_of_reach,
-         "The file of a lease cannot be looked at; it is tried again until the deadline."),
-    Case(112, replaced,
-         "Somebody has removed the file of a lease, or put another in its place: other hosts would "
-         "find the disk free. The guest is ended.", "lockplugins.sanlock.plugin"),
 )  # fmt: skip

@@ -1,0 +1,39 @@
+"""What is said when the file of a lease of sanlock is another than it was?"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from lockplugins.sanlock import claims, names
+from lockplugins.sanlock.settings import LOCKSPACE
+from tests.support.errors.sanlock import host
+from tests.support.errors.world import Case, Said, raised, said
+
+if TYPE_CHECKING:
+    from tests.support.errors.world import World
+
+
+def out_of_reach(world: World) -> Said:
+    path = world.path("loop")
+    os.symlink("loop", path)
+    claim = claims.Claim(names.Place((LOCKSPACE, "2da7ec14"), path))
+    return raised(claim.is_in)
+
+
+def replaced(world: World) -> Said:
+    daemon = host(world)
+    world.guards.env |= daemon.env
+    guest = world.guest(world.disk, plugin="sanlock", config={"sanlock": daemon.config})
+    os.unlink(daemon.lease_file(world.disk))
+    ended = guest.wait()
+    return said(ended.code, ended.stderr)
+
+
+CASES = (
+    Case(111, out_of_reach,
+         "The file of a lease cannot be looked at; it is tried again until the deadline."),
+    Case(112, replaced,
+         "Somebody has removed the file of a lease, or put another in its place: other hosts would "
+         "find the disk free. The guest is ended.", "lockplugins.sanlock.claims"),
+)  # fmt: skip
