@@ -220,17 +220,22 @@ class SanlockPlugin(Plugin):
         """Give them up for sure; the process's death does it as well. Raises LockError."""
         holding, deadline = self.holding(), time.monotonic() + _FREED_S
         refused: SanlockError | None = None
-        while refused is None or holding.lists(dropped):
-            if time.monotonic() > deadline:
-                name, why = f"the lease on {lease.resource}", f"sanlock has it still: {refused}"
-                raise LockError("release", name, why, "see the daemon's log") from refused
-            try:
-                holding.free(dropped)
-            except SanlockError as error:
-                refused = error
-                select.poll().poll(_LOOK_MS)
-            else:
+        while True:
+            # To be told to release what a dead process had keeps the daemon from doing so.
+            if not holding.has_ended(0):
+                try:
+                    holding.free(dropped)
+                except SanlockError as error:
+                    refused = error
+                else:
+                    return
+            if not holding.lists(dropped):
                 return
+            if time.monotonic() > deadline:
+                why = f"sanlock has it still: {refused or 'its process is dead'}"
+                name = f"the lease on {lease.resource}"
+                raise LockError("release", name, why, "see the daemon's log") from refused
+            select.poll().poll(_LOOK_MS)
 
     def reacquire(self, lease: Lease) -> None:
         if (given := self._given_up.get(lease)) is None:
