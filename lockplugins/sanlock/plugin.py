@@ -53,8 +53,7 @@ if TYPE_CHECKING:
 _NO_WATCHDOG = "without a watchdog, a host that stands still and goes on may write a moment longer"
 _LOOK_AFTER_S = 5.0  # at the latest; a lockspace that fails ends the guest without us
 _ENDING_MS = 1000
-_FREED_S = 8.0
-_LOOK_MS = 5
+_FREED_S, _LOOK_MS = 8.0, 5
 
 
 class SanlockPlugin(Plugin):
