@@ -53,7 +53,8 @@ if TYPE_CHECKING:
 _NO_WATCHDOG = "without a watchdog, a host that stands still and goes on may write a moment longer"
 _LOOK_AFTER_S = 5.0  # at the latest; a lockspace that fails ends the guest without us
 _ENDING_MS = 1000
-_FREED_S, _LOOK_MS = 8.0, 5
+_FREED_S = 8.0
+_LOOK_MS = 5
 
 
 class SanlockPlugin(Plugin):
@@ -219,22 +220,17 @@ class SanlockPlugin(Plugin):
         """Give them up for sure; the process's death does it as well. Raises LockError."""
         holding, deadline = self.holding(), time.monotonic() + _FREED_S
         refused: SanlockError | None = None
-        while True:
-            # To be told to release what a dead process had keeps the daemon from doing so.
-            if not holding.has_ended(0):
-                try:
-                    holding.free(dropped)
-                except SanlockError as error:
-                    refused = error
-                else:
-                    return
-            if not holding.lists(dropped):
-                return
+        while refused is None or holding.lists(dropped):
             if time.monotonic() > deadline:
-                why = f"sanlock has it still: {refused or 'its process is dead'}"
-                name = f"the lease on {lease.resource}"
+                name, why = f"the lease on {lease.resource}", f"sanlock has it still: {refused}"
                 raise LockError("release", name, why, "see the daemon's log") from refused
-            select.poll().poll(_LOOK_MS)
+            try:
+                holding.free(dropped)
+            except SanlockError as error:
+                refused = error
+                select.poll().poll(_LOOK_MS)
+            else:
+                return
 
     def reacquire(self, lease: Lease) -> None:
         if (given := self._given_up.get(lease)) is None:

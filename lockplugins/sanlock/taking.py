@@ -59,9 +59,12 @@ class Taking:
             self._free(claims)
 
     def _free(self, claims: list[Claim]) -> None:
-        if claims:
-            resources = [_resource(claim) for claim in reversed(claims)]
-            self._library.release(self.pid, resources)
+        if not claims:
+            return
+        if self.has_ended(0):
+            # What the daemon would say, which to be asked now keeps from releasing them.
+            raise SanlockError("release", -ESRCH)
+        self._library.release(self.pid, [_resource(claim) for claim in reversed(claims)])
 
     def take(self, claims: Sequence[Claim]) -> None:
         """Acquire what the guest does not rely on, for `free`; raises SanlockError."""
