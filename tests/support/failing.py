@@ -244,7 +244,12 @@ def ended(end: End) -> str:
 
 def executes(end: End) -> bool:
     """Does QEMU say that the guest runs?"""
-    return not ended(end) and not isinstance(end, Hesitant) and end.qemu() == "running"
+    if ended(end) or isinstance(end, Hesitant):
+        return False
+    try:
+        return end.qemu() == "running"
+    except (ConnectionError, GuestError):  # it has ended since
+        return False
 
 
 def newest(disk: str) -> int:
