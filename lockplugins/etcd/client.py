@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 TRY_S = 0.4  # a leader's death costs 1 to 2 s: ask the next one early, and often
 PAUSE_S = 0.1
+LOGIN_S = 2.0  # etcd hashes the password for a good part of a second, on purpose
 _OK = 200
 _AUTHENTICATE = "/v3/auth/authenticate"
 # google.rpc.Code, as the gateway's `code` has it.
@@ -161,16 +162,16 @@ class Client:
 
     def _try(self, which: int, path: str, message: Message, until: float, what: str) -> Answer:
         """Ask one member once, with a token of today."""
-        until = min(until, now() + self._try_s)
         connection, endpoint = self._connections[which], str(self._endpoints[which])
         for fresh in (False, True):
             headers = {"Content-Type": "application/json"}
             if self._login is not None:
                 if fresh or not self._token:
-                    self._token = self._authenticate(connection, self._login, until)
+                    patience = min(until, now() + LOGIN_S)
+                    self._token = self._authenticate(connection, self._login, patience)
                 headers["Authorization"] = self._token
             sent = now()
-            status, found = connection.ask(path, message, headers, until)
+            status, found = connection.ask(path, message, headers, min(until, sent + self._try_s))
             if status == _OK:
                 self._believed.check(found)
                 return Answer(found, sent, endpoint, doubtful=False)

@@ -192,7 +192,7 @@ def test_a_disk_may_be_named_twice_over_by_a_stranger_and_a_device_outside(tmp_p
 
 
 def test_an_unknown_plugin_names_what_is_allowed() -> None:
-    for wrong in ("nonsense", "file+nonsense", "etcd", ""):
+    for wrong in ("nonsense", "file+nonsense", "consul", ""):
         with pytest.raises(ConfigError, match=r"plugin .*allowed: file nop") as caught:
             specify.build(given(QEMU, plugin=wrong))
         assert caught.value.exit_code == 2
