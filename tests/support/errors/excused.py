@@ -17,6 +17,14 @@ class Excuse:
 
 SANLOCK = "Leases of sanlock"
 
+_ATTEMPT = Excuse(
+    SANLOCK,
+    111,
+    "sanlock's own name and number for what its storage or its daemon said of the attempt. "
+    "Try the command again: whose the guest is does not change by it.",
+    "it takes storage that fails",
+)
+
 EXCUSED = {
     "is unkillable": Excuse(
         "Finding, watching and ending guests",
@@ -124,13 +132,8 @@ EXCUSED = {
         "sanlock's own name and number for what its storage or its daemon said.",
         "it takes storage that fails",
     ),
-    "how far the guest's migration is": Excuse(
-        SANLOCK,
-        111,
-        "sanlock's own name and number for what its storage or its daemon said of the attempt. "
-        "Try the command again: whose the guest is does not change by it.",
-        "it takes storage that fails",
-    ),
+    "migration is: somebody else was in between": _ATTEMPT,
+    "migration is: …; try again; see the daemon's log": _ATTEMPT,
     "cannot remove lease file": Excuse(
         SANLOCK,
         111,
