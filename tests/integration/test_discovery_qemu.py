@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shlex
 import subprocess
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,6 +18,7 @@ from supervisor.discovery.disks import discover
 from supervisor.discovery.drivers import EMPTY
 from supervisor.discovery.errors import DiscoveryError
 from tests.integration.command_lines import BESIDE, IMAGES, REFUSED, SAME, UNWRITTEN, cases
+from tests.support import waiting
 from tests.support.opened import running, write_locked
 from tests.support.qemu import QEMU
 from tests.support.quoting import JSON, NAMES, PLAIN
@@ -40,7 +42,9 @@ def images(tmp_path_factory: pytest.TempPathFactory, require: Callable[[str], st
     (directory / "config").write_text('[drive "d"]\n  file = "raw.img"\n  if = "none"\n')
     for line in cases(IMAGES):
         argv = [require("qemu-img"), *shlex.split(line.replace("create", "create -q", 1))]
-        subprocess.run(argv, cwd=directory, check=True, timeout=DEADLINE_S)
+        # Its LUKS measures itself, and gives up ("accurate CPU usage") where that is too fast.
+        make = partial(subprocess.call, argv, cwd=directory, timeout=DEADLINE_S)
+        waiting.until(lambda make=make: make() == 0, DEADLINE_S, "qemu-img makes the image")  # type: ignore[misc]  # bound now
     unnamed = directory / "unnamed.qcow2"  # as older QEMUs made it: its backing format not named
     unnamed.write_bytes(unnamed.read_bytes().replace(BACKING_FORMAT, b"\0\0\0\1"))
     return directory
