@@ -32,11 +32,10 @@ LOGIN_S = 2.0  # etcd hashes the password for a good part of a second, on purpos
 _OK = 200
 _AUTHENTICATE = "/v3/auth/authenticate"
 # google.rpc.Code, as the gateway's `code` has it.
-NOT_FOUND = 5
-_INVALID, _EXISTS, _DENIED, _EXHAUSTED = 3, 6, 7, 8
+_INVALID, _NOT_FOUND, _EXISTS, _DENIED, _EXHAUSTED = 3, 5, 6, 7, 8
 _PRECONDITION, _OUT_OF_RANGE, _UNIMPLEMENTED, _UNAUTHENTICATED = 9, 11, 12, 16
 _FINAL = {
-    _INVALID, NOT_FOUND, _EXISTS, _DENIED, _EXHAUSTED, _PRECONDITION, _OUT_OF_RANGE,
+    _INVALID, _NOT_FOUND, _EXISTS, _DENIED, _EXHAUSTED, _PRECONDITION, _OUT_OF_RANGE,
     _UNIMPLEMENTED, _UNAUTHENTICATED,
 }  # fmt: skip
 _BUSY = "too many requests"
@@ -46,11 +45,7 @@ _NO_SPACE = "database space exceeded"
 
 
 class RefusedError(LockError):
-    """Etcd says no: nothing was done by this request; `code` is gRPC's."""
-
-    def __init__(self, verb: str, name: str, reason: str, advice: str = "", code: int = 0) -> None:
-        super().__init__(verb, name, reason, advice)
-        self.code = code
+    """Etcd says no: nothing was done by this request."""
 
 
 class UnreachableError(LockError):
@@ -101,11 +96,16 @@ class Believed:
 
     def check(self, found: Message) -> None:
         """Raise NotSentError for a member of another cluster: that has its own owners."""
-        header = found.get("header")
-        cluster = header.get("cluster_id") if isinstance(header, dict) else None
+        cluster = cluster_of(found)
         self.cluster = self.cluster or cluster
         if cluster not in {None, self.cluster}:
             raise NotSentError(f"it is of another cluster ({cluster}) than {self.cluster}")
+
+
+def cluster_of(found: Message) -> object:
+    """Return the id of the cluster whose member has answered, None if it does not say."""
+    header = found.get("header")
+    return header.get("cluster_id") if isinstance(header, dict) else None
 
 
 class Client:
@@ -164,7 +164,7 @@ class Client:
         """Ask one member once, with a token of today."""
         connection, endpoint = self._connections[which], str(self._endpoints[which])
         for fresh in (False, True):
-            headers = {"Content-Type": "application/json"}
+            headers = {}
             if self._login is not None:
                 if fresh or not self._token:
                     patience = min(until, now() + LOGIN_S)
@@ -184,16 +184,12 @@ class Client:
     def _authenticate(self, connection: Connection, login: Login, until: float) -> str:
         """Return a token; whatever goes wrong, nothing was done of what was asked."""
         message: Message = {"name": login.username, "password": login.password()}
-        headers = {"Content-Type": "application/json"}
         try:
-            status, found = connection.ask(_AUTHENTICATE, message, headers, until)
+            status, found = connection.ask(_AUTHENTICATE, message, {}, until)
+            if status != _OK:
+                raise _refusal(f"user {login.username}", "etcd", status, found)
         except NoAnswerError as error:
             raise NotSentError(f"no token: {error}") from error
-        if status != _OK:
-            try:
-                raise _refusal(f"user {login.username}", "etcd", status, found)
-            except NoAnswerError as error:
-                raise NotSentError(f"no token: {error}") from error
         return str(found.get("token", ""))
 
     def close(self) -> None:
@@ -218,7 +214,7 @@ def _refusal(what: str, endpoint: str, status: int, found: Message) -> RefusedEr
         advice = "see the role of the user, and the namespace"
     elif number == _UNAUTHENTICATED or "authentication" in reason:
         advice = "see username and password_file"
-    return RefusedError("get", what, f"{endpoint}: {reason} (code {number})", advice, number)
+    return RefusedError("get", what, f"{endpoint}: {reason} (code {number})", advice)
 
 
 def tls_context(ca_cert: str | None, cert: str | None, key: str | None) -> ssl.SSLContext:

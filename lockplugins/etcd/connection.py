@@ -107,7 +107,7 @@ class Connection(http.client.HTTPConnection):
             raise NotSentError(_said(error)) from error
         try:
             self.sock.settimeout(self.left())
-            self.request("POST", path, body, headers)
+            self.request("POST", path, body, {"Content-Type": "application/json"} | headers)
             return self._read_answer()
         except (OSError, http.client.HTTPException, ValueError) as error:
             self.close()

@@ -9,6 +9,7 @@ import time
 
 from lockplugins.contract import LockError
 from lockplugins.etcd import names
+from lockplugins.etcd.client import cluster_of
 from lockplugins.etcd.connection import now
 from lockplugins.etcd.transaction import Transaction
 
@@ -54,9 +55,7 @@ def _clusters(statuses: dict[str, Message]) -> Iterator[Finding]:
     """Yield whether all endpoints are of one cluster: two guests of two clusters never meet."""
     found: dict[object, list[str]] = {}
     for endpoint, status in statuses.items():
-        header = status.get("header")
-        cluster = header.get("cluster_id") if isinstance(header, dict) else None
-        found.setdefault(cluster, []).append(endpoint)
+        found.setdefault(cluster_of(status), []).append(endpoint)
     if len(found) > 1:
         words = " and ".join(", ".join(endpoints) for endpoints in found.values())
         yield CLUSTER, False, f"endpoints of different clusters: {words}", "name those of one"

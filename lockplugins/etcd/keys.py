@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 VERSION = "/lsup/v1/"
 DEFAULT_NAMESPACE = "default"
 MOST_NAME_BYTES = 512  # etcd stands more; a person who reads a listing does not
-_KINDS = {"disk": "disk", "vm": "vm"}
 
 
 class Place:
@@ -37,7 +36,7 @@ class Place:
 
     def __init__(self, namespace: str, kind: str, name: str) -> None:
         self.name = name
-        self.below = f"{VERSION}{encoded(namespace)}/{_KINDS[kind]}/{encoded(name)}/"
+        self.below = f"{VERSION}{encoded(namespace)}/{kind}/{encoded(name)}/"
 
     @property
     def owner(self) -> str:

@@ -74,8 +74,8 @@ class EtcdPlugin(Plugin):
         ]
         self._believed = Believed()
         self._clients: list[Client] = []
-        self._leases: dict[Lease, str] = {}
-        self._given_up: dict[Lease, str] = {}
+        self._leases: dict[Lease, Claim] = {}
+        self._given_up: dict[Lease, Claim] = {}
 
     def _client(self, endpoints: Sequence[Endpoint] = ()) -> Client:
         login = None
@@ -114,29 +114,26 @@ class EtcdPlugin(Plugin):
             raise failure
 
     def acquire(self, resources: Sequence[Resource], wait_until: float | None) -> list[Lease]:
-        claims = self._claims(resources)
-        wanted = list(claims.values())
+        located = [(resource, self._place(resource)) for resource in resources]
+        wanted = self._claims(located)
         revision = self._take(wanted, wait_until) if wanted else 0
         leases = []
-        for resource in resources:
-            place = self._place(resource)
+        for resource, place in located:
             lease = Lease(resource, self.namespace, place.name, revision)
-            key = place.claim(Mode.EXCLUSIVE, self._session.sid)
-            held = key in self._keeping.held
-            self._leases[lease] = key if held else place.claim(Mode.SHARED, self._session.sid)
+            mode = Mode.EXCLUSIVE if place.owner in self._keeping.held else Mode.SHARED
+            self._leases[lease] = Claim(resource, place, mode, self._session.sid)
             leases.append(lease)
         return leases
 
     def _place(self, resource: Resource) -> keys.Place:
         if resource.type == ResourceType.VM:
-            return keys.Place(self.namespace, "vm", resource.path)
-        return keys.Place(self.namespace, "disk", names.of(resource))
+            return keys.Place(self.namespace, ResourceType.VM, resource.path)
+        return keys.Place(self.namespace, ResourceType.DISK, names.of(resource))
 
-    def _claims(self, resources: Sequence[Resource]) -> dict[str, Claim]:
+    def _claims(self, located: Sequence[tuple[Resource, keys.Place]]) -> list[Claim]:
         """Return what is to be taken: one claim a disk, the strongest mode winning."""
         claims: dict[str, Claim] = {}
-        for resource in resources:
-            place = self._place(resource)
+        for resource, place in located:
             known = claims.get(place.below)
             if known is None or known.mode == Mode.SHARED:
                 claims[place.below] = Claim(resource, place, resource.mode, self._session.sid)
@@ -146,18 +143,18 @@ class EtcdPlugin(Plugin):
                 why = "this guest has it shared, by this name or another"
                 name = f"disk {claim.resource.path}"
                 raise UnsupportedError("lease", name, why, "detach that first")
-        return {
-            below: claim
-            for below, claim in claims.items()
+        return [
+            claim
+            for claim in claims.values()
             if claim.key not in held and claim.place.owner not in held
-        }
+        ]
 
     def _take(self, claims: Sequence[Claim], wait_until: float | None) -> int:
         bound = now() + ANSWER_S
         self._taking.blockers.clear()  # those of an earlier call
         while True:
             limit = bound if wait_until is None else max(bound, wait_until)
-            revision = self._taking.attempt(claims, self._session.value, limit)
+            revision = self._taking.attempt(claims, limit)
             if revision is not None:
                 self._keeping.held |= {claim.key: claim.resource.path for claim in claims}
                 return revision
@@ -169,24 +166,25 @@ class EtcdPlugin(Plugin):
             pause(min(POLL_S, wait_until - now()))
 
     def release(self, lease: Lease) -> None:
-        if (key := self._leases.get(lease)) is None:
+        if (claim := self._leases.get(lease)) is None:
             raise LockError("release", f"the lease on {lease.resource}", "this guest has none")
-        self._given_up[lease] = key
-        if list(self._leases.values()).count(key) == 1:  # else another is on the same disk
-            self._keeping.held.pop(key, None)
-            name, place = f"lease on {lease.resource}", self._place(lease.claim)
-            self._giving_up.let_go(key, place, now() + ANSWER_S, name)
+        self._given_up[lease] = claim
+        same = [other for other in self._leases.values() if other.key == claim.key]
+        if len(same) == 1:  # else another is on the same disk
+            self._keeping.held.pop(claim.key, None)
+            name = f"lease on {lease.resource}"
+            self._giving_up.let_go(claim.key, claim.place, now() + ANSWER_S, name)
         del self._leases[lease]
 
     def reacquire(self, lease: Lease) -> None:
         name = f"the lease on {lease.resource}"
-        if (key := self._given_up.get(lease)) is None:
+        if (claim := self._given_up.get(lease)) is None:
             raise LockError("re-acquire", name, "it was not released")
-        if key not in self._keeping.held:  # else it is back with another, on the same disk
-            self._giving_up.take_back(key, self._place(lease.claim), now() + ANSWER_S, name)
-            self._keeping.held |= {key: lease.resource}
+        if claim.key not in self._keeping.held:  # else it is back with another, on the same disk
+            self._giving_up.take_back(claim.key, claim.place, now() + ANSWER_S, name)
+            self._keeping.held |= {claim.key: lease.resource}
         del self._given_up[lease]
-        self._leases[lease] = key
+        self._leases[lease] = claim
 
     def renew(self) -> float:
         until = now() + self.PROOF_TERM_S
@@ -199,9 +197,9 @@ class EtcdPlugin(Plugin):
     def close(self) -> None:
         """End the session, so that nobody has to watch it, and forget what was given up."""
         try:
-            for lease in self._given_up:
-                name, place = f"lease on {lease.resource}", self._place(lease.claim)
-                self._giving_up.forget(place, now() + ANSWER_S, name)
+            for lease, claim in self._given_up.items():
+                name = f"lease on {lease.resource}"
+                self._giving_up.forget(claim.place, now() + ANSWER_S, name)
             self._session.end(self._jobs, now() + ANSWER_S)
         finally:
             self.disconnect()

@@ -88,33 +88,33 @@ class Taking:
         self._session = session
         self.blockers: dict[str, Blocker] = {}
 
-    def attempt(self, claims: Claims, value: str, until: float) -> int | None:
+    def attempt(self, claims: Claims, until: float) -> int | None:
         """Take all of it, or nothing; returns the revision, None if somebody is in the way.
 
-        `blocker` then says who. Raises the client's errors: after UnknownOutcomeError a next
+        `blockers` then says who. Raises the client's errors: after UnknownOutcomeError a next
         attempt finds out.
         """
-        outcome = self._transaction(claims, value).commit(self._client, until, _named(claims))
+        outcome = self._transaction(claims).commit(self._client, until, _named(claims))
         if outcome.succeeded:
             return outcome.revision
         found = outcome.found()
         ours = [found[claim.key] for claim in claims if claim.key in found]
-        if len(ours) == len(claims) and all(kept.value == value for kept in ours):
-            keys = [kept.key for kept in ours]  # an earlier try has done it
-            return self._confirm(self._client, keys, until, _named(claims))
+        if len(ours) == len(claims) and all(kept.value == self._session.value for kept in ours):
+            taken = [kept.key for kept in ours]  # an earlier try has done it
+            return self._confirm(self._client, taken, until, _named(claims))
         mine = found.get(self._session.key)
         if mine is None or mine.create_revision != self._session.created:
             self._heal(self._client, until)  # and try again
         else:
-            self._look(claims, found, value, until)
+            self._look(claims, found, until)
         return None
 
-    def _transaction(self, claims: Claims, value: str) -> Transaction:
+    def _transaction(self, claims: Claims) -> Transaction:
         transaction = Transaction()
         transaction.demand_created(self._session.key, self._session.created)
         for claim in claims:
             self._demand(transaction, claim)
-            transaction.put(claim.key, value)
+            transaction.put(claim.key, self._session.value)
             transaction.read_otherwise(claim.place.owner)
             transaction.read_otherwise(claim.place.readers, below=True)
             if claim.mode == Mode.EXCLUSIVE:
@@ -154,7 +154,7 @@ class Taking:
         sid = blocker.owner.sid if blocker.owner else ""  # "": never proven dead, and not asked for
         return keys.session(self._namespace, sid)
 
-    def _look(self, claims: Claims, found: dict[str, KeyValue], value: str, until: float) -> None:
+    def _look(self, claims: Claims, found: dict[str, KeyValue], until: float) -> None:
         """See who is in the way, and since when his session is gone.
 
         Keys and sessions are read in one transaction: read one after the other
@@ -164,7 +164,7 @@ class Taking:
             Blocker(claim, kept)
             for claim in claims
             for key, kept in found.items()
-            if key.startswith(claim.place.below) and kept.value != value
+            if key.startswith(claim.place.below) and kept.value != self._session.value
             if key == claim.place.owner or claim.mode == Mode.EXCLUSIVE
         ]
         transaction = Transaction()

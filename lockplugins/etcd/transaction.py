@@ -36,12 +36,11 @@ class KeyValue:
 class Outcome:
     """What became of a transaction: `read` holds a list of keys for each read of its branch."""
 
-    __slots__ = ("doubtful", "read", "revision", "sent", "succeeded")
+    __slots__ = ("read", "revision", "sent", "succeeded")
 
     def __init__(self, answer: Answer) -> None:
         self.succeeded = answer.message.get("succeeded") is True
         self.sent = answer.sent
-        self.doubtful = answer.doubtful
         self.read: list[list[KeyValue]] = []
         try:
             self._understand(answer.message)
