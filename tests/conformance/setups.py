@@ -65,18 +65,13 @@ class Setup(Protocol):
         """Return which of `disks` were given back after the refusal, in that order."""
 
 
-class FileSetup:
-    """Plugin `file`: locks on the images, with `lockspace` also on files in a directory."""
+class Disks:
+    """What set-ups have in common whose plugins lease disks: images in a directory."""
 
-    plugin = "file"
     kind = ResourceType.DISK
 
-    def __init__(self, directory: Path, *, lockspace: bool) -> None:
+    def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._lockspace = str(directory / "lockspace") if lockspace else None
-        table = {"file_lockspace_dir": self._lockspace} if self._lockspace else {}
-        self.config = {"file": table}
-        self.env: dict[str, str] = {}
 
     def disk(self, name: str) -> str:
         path = self._directory / name
@@ -86,6 +81,25 @@ class FileSetup:
 
     def lease(self, spec: GuestSpec, mode: str, disk: str) -> None:
         spec.resources.append(Resource(disk, mode))
+
+    def watch(self, record: Path) -> list[str]:
+        raise NotImplementedError(record)
+
+    def given_back(self, record: Path, disks: Sequence[str]) -> list[str]:
+        raise NotImplementedError(record, disks)
+
+
+class FileSetup(Disks):
+    """Plugin `file`: locks on the images, with `lockspace` also on files in a directory."""
+
+    plugin = "file"
+
+    def __init__(self, directory: Path, *, lockspace: bool) -> None:
+        super().__init__(directory)
+        self._lockspace = str(directory / "lockspace") if lockspace else None
+        table = {"file_lockspace_dir": self._lockspace} if self._lockspace else {}
+        self.config = {"file": table}
+        self.env: dict[str, str] = {}
 
     def held(self, disk: str) -> list[str]:
         found = [_held(file) for file in self._files(disk)]
@@ -159,26 +173,16 @@ class VmSetup:
         raise NotImplementedError(record, disks)
 
 
-class SanlockSetup:
+class SanlockSetup(Disks):
     """Plugin `sanlock`: the session's daemon, a host that is in its lockspace."""
 
     plugin = "sanlock"
-    kind = ResourceType.DISK
 
     def __init__(self, directory: Path, daemon: Daemon) -> None:
-        self._directory = directory
+        super().__init__(directory)
         self._daemon = daemon
         self.config = {"sanlock": daemon.config}
         self.env = daemon.env
-
-    def disk(self, name: str) -> str:
-        path = self._directory / name
-        path.write_bytes(os.urandom(DISK_BYTES))
-        os.utime(path, ns=(1, 2))
-        return str(path)
-
-    def lease(self, spec: GuestSpec, mode: str, disk: str) -> None:
-        spec.resources.append(Resource(disk, mode))
 
     def held(self, disk: str) -> list[str]:
         held = self._daemon.held(disk)
@@ -192,35 +196,19 @@ class SanlockSetup:
         leases = [file for file in map(self._daemon.lease_file, disks) if os.path.exists(file)]
         return {path: (*_facts(path), *held) for path in (*disks, *leases)}
 
-    def watch(self, record: Path) -> list[str]:
-        raise NotImplementedError(record)
 
-    def given_back(self, record: Path, disks: Sequence[str]) -> list[str]:
-        raise NotImplementedError(record, disks)
-
-
-class EtcdSetup:
+class EtcdSetup(Disks):
     """Plugin `etcd`: a namespace of the test's own in the session's cluster of one member."""
 
     plugin = "etcd"
-    kind = ResourceType.DISK
 
     def __init__(self, directory: Path, cluster: Cluster) -> None:
-        self._directory = directory
+        super().__init__(directory)
         self._cluster = cluster
         self._namespace = str(uuid.uuid4())
         table = {"namespace": self._namespace, "failover_s": "15"}
         self.config = {"etcd": cluster.config() | table}
         self.env: dict[str, str] = {}
-
-    def disk(self, name: str) -> str:
-        path = self._directory / name
-        path.write_bytes(os.urandom(DISK_BYTES))
-        os.utime(path, ns=(1, 2))
-        return str(path)
-
-    def lease(self, spec: GuestSpec, mode: str, disk: str) -> None:
-        spec.resources.append(Resource(disk, mode))
 
     def held(self, disk: str) -> list[str]:
         return sorted(
@@ -238,12 +226,6 @@ class EtcdSetup:
 
     def facts(self, disks: Sequence[str]) -> Facts:
         return {disk: (*_facts(disk), self._kept(disk)) for disk in disks}
-
-    def watch(self, record: Path) -> list[str]:
-        raise NotImplementedError(record)
-
-    def given_back(self, record: Path, disks: Sequence[str]) -> list[str]:
-        raise NotImplementedError(record, disks)
 
 
 def _held(path: str) -> list[str]:
