@@ -73,10 +73,14 @@ class Answer:
 
 
 class Login:
-    """A user of etcd; the password is read from its file whenever it is needed."""
+    """A user of etcd; the password is read from its file whenever it is needed.
+
+    `token` is etcd's last, for all of one guest's clients: each costs a member a hash.
+    """
 
     def __init__(self, username: str, password_file: str) -> None:
         self.username = username
+        self.token = ""
         self._password_file = password_file
 
     def password(self) -> str:
@@ -122,7 +126,6 @@ class Client:
         self._endpoints = tuple(endpoints)
         self._connections = [Connection(endpoint, context) for endpoint in endpoints]
         self._login = login
-        self._token = ""
         self._believed = believed or Believed()
         self._try_s = try_s
         self._turn = 0
@@ -165,11 +168,12 @@ class Client:
         connection, endpoint = self._connections[which], str(self._endpoints[which])
         for fresh in (False, True):
             headers = {}
-            if self._login is not None:
-                if fresh or not self._token:
+            if (login := self._login) is not None:
+                token = login.token
+                if not token:
                     patience = min(until, now() + LOGIN_S)
-                    self._token = self._authenticate(connection, self._login, patience)
-                headers["Authorization"] = self._token
+                    login.token = token = self._authenticate(connection, login, patience)
+                headers["Authorization"] = token
             sent = now()
             status, found = connection.ask(path, message, headers, min(until, sent + self._try_s))
             if status == _OK:
@@ -177,8 +181,10 @@ class Client:
                 return Answer(found, sent, endpoint, doubtful=False)
             refusal = _refusal(what, endpoint, status, found)
             is_stale = _TOKEN in refusal.reason or _REVISION in refusal.reason
-            if fresh or self._login is None or not is_stale:
+            if fresh or login is None or not is_stale:
                 raise refusal
+            if login.token == token:  # else another thread has a new one by now
+                login.token = ""
         raise AssertionError
 
     def _authenticate(self, connection: Connection, login: Login, until: float) -> str:

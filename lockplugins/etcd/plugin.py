@@ -73,16 +73,16 @@ class EtcdPlugin(Plugin):
             Endpoint(url.strip()) for url in config.get("endpoints", DEFAULT_ENDPOINTS).split(",")
         ]
         self._believed = Believed()
+        self._login: Login | None = None
+        if "username" in config:
+            self._login = Login(config["username"], config.get("password_file", ""))
         self._clients: list[Client] = []
         self._leases: dict[Lease, Claim] = {}
         self._given_up: dict[Lease, Claim] = {}
 
     def _client(self, endpoints: Sequence[Endpoint] = ()) -> Client:
-        login = None
-        if "username" in self.config:
-            login = Login(self.config["username"], self.config.get("password_file", ""))
         believed = None if endpoints else self._believed
-        return Client(endpoints or self._endpoints, self._context(), login, believed)
+        return Client(endpoints or self._endpoints, self._context(), self._login, believed)
 
     def _context(self) -> SSLContext | None:
         if not any(endpoint.secure for endpoint in self._endpoints):

@@ -205,6 +205,21 @@ def test_three_members_with_tls_and_users_serve_a_guest_while_the_leader_is_away
         plugin.release(lease)
 
 
+def test_a_guest_logs_in_once_and_again_when_etcd_has_forgotten_it(
+    etcd_three: Cluster, etcd_host: Host, etcd_disks: list[str]
+) -> None:
+    plugin = etcd_host(etcd_three, "first")
+    assert (login := plugin._login)
+    assert (token := login.token)
+    (lease,) = plugin.acquire([disk(etcd_disks[0])], None)
+    plugin.renew()
+    assert login.token == token
+    login.token = "forgotten.1"  # as after 300 s, or in a member that was away
+    plugin.renew()
+    assert login.token not in {token, "forgotten.1"}
+    plugin.release(lease)
+
+
 def test_two_of_three_frozen_members_leave_no_proof(
     etcd_three: Cluster, etcd_host: Host, etcd_disks: list[str]
 ) -> None:
