@@ -209,14 +209,15 @@ def test_a_guest_logs_in_once_and_again_when_etcd_has_forgotten_it(
     etcd_three: Cluster, etcd_host: Host, etcd_disks: list[str]
 ) -> None:
     plugin = etcd_host(etcd_three, "first")
-    assert (login := plugin._login)
-    assert (token := login.token)
+    assert plugin._login
+    first = plugin._login.token
     (lease,) = plugin.acquire([disk(etcd_disks[0])], None)
     plugin.renew()
-    assert login.token == token
-    login.token = "forgotten.1"  # as after 300 s, or in a member that was away
+    assert plugin._login.token == first
+    stale = f"{first}0"  # as all are after 300 s, to a member that was not asked meanwhile
+    plugin._login.token = stale
     plugin.renew()
-    assert login.token not in {token, "forgotten.1"}
+    assert plugin._login.token not in {first, stale, ""}
     plugin.release(lease)
 
 
