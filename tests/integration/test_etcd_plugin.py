@@ -214,7 +214,7 @@ def test_a_guest_logs_in_once_and_again_when_etcd_has_forgotten_it(
     (lease,) = plugin.acquire([disk(etcd_disks[0])], None)
     plugin.renew()
     assert plugin._login.token == first
-    stale = f"{first}0"  # as all are after 300 s, to a member that was not asked meanwhile
+    stale = f"x{first}"  # as all are after 300 s, to a member that was not asked meanwhile
     plugin._login.token = stale
     plugin.renew()
     assert plugin._login.token not in {first, stale, ""}
