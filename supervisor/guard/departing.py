@@ -12,7 +12,8 @@ import os
 from lockplugins.contract import ConfigError
 from lockplugins.handover import Handover
 from supervisor.guard.lifecycle import Event, State
-from supervisor.qmp.status import OVER, enable, look
+from supervisor.guard.loop import now
+from supervisor.qmp.status import ANSWER_S, OVER, enable, look
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 EVENTS = "events"
 LEAVING = (State.MIGRATING_OUT, State.MIGRATED)
 GOING_S = 1.0  # for a destination that has given up: its supervisor ends after it has said so
+RETRY_S = 0.01
 # QEMU's words (qapi/run-state.json).
 _MAY_LEAVE = ("running", "paused", "prelaunch", "suspended")
 
@@ -102,8 +104,15 @@ class Departure:
 
     def cancel(self, _arguments: Arguments, done: Done) -> None:
         """Source: own again, and run again, if the destination has given up."""
+        until = now() + ANSWER_S
+
+        def ask() -> None:
+            look(self._monitor, looked, lambda why: self._migration.refuse(done, why))
 
         def looked(_status: str, migration: str) -> None:
+            if migration == "cancelling" and now() < until:  # as QEMU is for a moment
+                self._supervisor.loop.at("cancelling", now() + RETRY_S, ask)
+                return
             if migration not in OVER:
                 self._migration.refuse(
                     done, f"its migration is {migration}", "migrate_cancel it first"
@@ -128,7 +137,7 @@ class Departure:
             self._supervisor.on_event("MIGRATION_CANCELLED", {"side": "source"})
             done({})
 
-        look(self._monitor, looked, lambda why: self._migration.refuse(done, why))
+        ask()
 
     def complete(self, _arguments: Arguments, done: Done) -> None:
         """Source: end the guest, and its leases with it; answered when it is dead."""

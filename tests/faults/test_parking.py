@@ -164,6 +164,7 @@ def test_nothing_is_loaded_at_the_moment_of_a_loss(guards: Guards, manager: Mana
         assert "supervisor.guard.parking" in loaded
         manager.becomes(expiring.STALE)
         guest.parked()
+        waiting.until(lambda: guest.guard.stderr() != loaded, DEADLINE_S, "it cannot give back")
         manager.becomes(expiring.WELL)
         guest.control.event("GUEST_RESUMED", DEADLINE_S)
         said = guest.guard.stderr().removeprefix(loaded)

@@ -77,9 +77,7 @@ def test_guard_and_guest_have_a_session_of_their_own_the_log_and_nothing_of_ours
     assert [insight.stat(pid)["tty_nr"] for pid in (guard, guest)] == [0, 0]
     log = str(detached.log)
     for pid in (guard, guest):
-        links = {
-            int(fd): os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")
-        }
+        links = insight.links(pid)
         assert [links[fd] for fd in (0, 1, 2)] == ["/dev/null", log, log]
         assert [link for fd, link in links.items() if fd > 2 and link in (log, "/dev/pts/0")] == []
 

@@ -18,7 +18,7 @@ from supervisor.discovery.disks import discover
 from supervisor.discovery.drivers import EMPTY
 from supervisor.discovery.errors import DiscoveryError
 from tests.integration.command_lines import BESIDE, IMAGES, REFUSED, SAME, UNWRITTEN, cases
-from tests.support import waiting
+from tests.support import insight, waiting
 from tests.support.opened import running, write_locked
 from tests.support.qemu import QEMU
 from tests.support.quoting import JSON, NAMES, PLAIN
@@ -142,10 +142,7 @@ def test_qemu_opens_the_very_name(images: Path, name: bytes) -> None:
     assert found(args, images) == {path: X}
     with running(args, images) as qemu:
         assert qemu.open_files(images) == {path}
-        links = [
-            os.readlink(f"/proc/{qemu.pid}/fd/{fd}") for fd in os.listdir(f"/proc/{qemu.pid}/fd")
-        ]
-        assert links.count(path) == len(spellings)
+        assert list(insight.links(qemu.pid).values()).count(path) == len(spellings)
 
 
 def is_text(name: bytes) -> bool:

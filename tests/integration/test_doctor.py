@@ -253,14 +253,15 @@ def test_nothing_is_left_behind_by_whatever_ends_it(
     )
     with doctor:
         waiting.until((tmp_path / "hangs").exists, DEADLINE_S, "QEMU was asked")
+        said = waiting.until((tmp_path / "hangs").read_text, DEADLINE_S, "it says who it is")
+        asked = int(said.split()[0])
         waiting.until(lambda: len(descendants(doctor.pid)) > 1, DEADLINE_S, "it is seen")
         left = pidfds_below(doctor.pid)
-        asked = int((tmp_path / "hangs").read_text().split()[0])
         for pid in (int(stat_of(asked)[1]), asked):  # so that neither ends by itself
             os.kill(pid, signal.SIGSTOP)
         doctor.send_signal(number)
-        _, said = doctor.communicate(timeout=DEADLINE_S)
-        assert (doctor.returncode, said) == (code, b"")
+        _, err = doctor.communicate(timeout=DEADLINE_S)
+        assert (doctor.returncode, err) == (code, b"")
     for pidfd in left:
         waiting.gone(pidfd, DEADLINE_S)
         os.close(pidfd)

@@ -249,6 +249,7 @@ def test_killed_at_any_line_of_a_migration_the_guest_is_found_in_one_place(
         assert example.ask("migrate", UUID) == ""
         assert example.is_killed()
         (where,) = example.begin()
+        assert where.startswith("ok ")
         states = ["running" if where == f"ok {host}" else "gone" for host in HOSTS]
         assert example.states() == states
         waiting.until(

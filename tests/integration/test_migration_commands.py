@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ from tests.support.wire import Refused
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from tests.support.command import Command
     from tests.support.guard import Guards
@@ -67,6 +69,24 @@ def test_the_commands_cancel_a_migration_target_first(world: World, command: Com
     source.monitor.execute("cont")
     assert source.qemu() == "running"
     assert proclocks.below_qemus(world.disk) == HELD
+
+
+def test_a_cancel_waits_for_the_moment_that_qemu_needs_for_its_own(
+    world: World, tmp_path: Path
+) -> None:
+    source = world.boot()
+    # Else all is sent at once, and QEMU 7.2 aborts if it is cancelled as it inactivates its disks.
+    whole = [{"capability": "x-ignore-shared", "state": False}]
+    source.monitor.execute("migrate-set-capabilities", capabilities=whole)
+    with socket.socket(socket.AF_UNIX) as deaf:
+        deaf.bind(str(tmp_path / "deaf"))
+        deaf.listen(10)
+        for _ in range(10):
+            source.prepare()
+            source.monitor.execute("migrate", uri=f"unix:{tmp_path}/deaf")
+            source.monitor.execute("migrate_cancel")
+            source.cancel_out()
+            assert source.state() == "running"
 
 
 @pytest.mark.parametrize(

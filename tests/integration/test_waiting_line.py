@@ -279,5 +279,4 @@ def guard_pid(runtime_dir: str, uuid: str) -> int:
 
 def draws(pid: int) -> bool:
     """Has the guard opened the terminal once more?"""
-    links = [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")]
-    return sum(link.startswith("/dev/pts/") for link in links) == 4
+    return sum(link.startswith("/dev/pts/") for link in insight.links(pid).values()) == 4

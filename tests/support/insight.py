@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from contextlib import suppress
 
 _KCMP, _KCMP_FILE = 312, 0  # kcmp(2) on x86-64
 
@@ -62,11 +63,23 @@ def inherited(pid: int, launched: int) -> dict[str, object]:
 
 
 def descriptors(pid: int) -> dict[int, tuple[str, bytes]]:
-    """Return every open descriptor: what it is, and its offset, flags and inode."""
+    """Return every open descriptor: what it is, and its offset, flags and inode.
+
+    One that is closed meanwhile is left out.
+    """
+    found = {}
+    for fd, link in links(pid).items():
+        with suppress(FileNotFoundError):
+            found[fd] = (link, read(pid, f"fdinfo/{fd}"))
+    return found
+
+
+def links(pid: int) -> dict[int, str]:
+    """Return what every open descriptor is; one that is closed meanwhile is left out."""
     found = {}
     for name in os.listdir(f"/proc/{pid}/fd"):
-        info = read(pid, f"fdinfo/{name}")
-        found[int(name)] = (os.readlink(f"/proc/{pid}/fd/{name}"), info)
+        with suppress(FileNotFoundError):
+            found[int(name)] = os.readlink(f"/proc/{pid}/fd/{name}")
     return found
 
 
