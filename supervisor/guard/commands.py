@@ -40,6 +40,7 @@ _NOT_THE_OWNER = {
     State.INCOMING: "the guest holds its place and awaits the migration's end: run before, it ends",
     State.MIGRATED: "the guest has stopped for its destination: run before a cancel, it ends",
     State.UNLEASED: "the guest stands still without its leases: run before they are back, it ends",
+    State.FENCING: "the guest has got SIGKILL: until it is dead, it may sleep uninterruptibly",
 }
 
 

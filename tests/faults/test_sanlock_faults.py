@@ -110,6 +110,7 @@ def storage_frozen_with_the_image(directory: Path) -> None:
         storage.freeze()
         waiting.until(lambda: deadline_s(guard) < -1, DEADLINE_S, "the time is over")
         assert not is_dead(guard.child_pidfd, 0)
+        assert str(guard.status()["guarantee"]).startswith("the guest has got SIGKILL: ")
         assert [held.pid for held in scene.daemon.held(scene.image.path)] == [guard.child_pid]
         storage.thaw()
         waiting.gone(guard.child_pidfd, DEADLINE_S)
