@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from lockplugins.contract import Mode
-from tests.conformance.setups import CANNOT, SETUPS
+from tests.conformance.setups import CANNOT, LONG, SETUPS
 from tests.support.guard import Guards
 
 if TYPE_CHECKING:
@@ -36,23 +36,31 @@ class PluginGuards(Guards):
         return spec
 
 
+@pytest.hookimpl(tryfirst=True)  # before what is long is left out
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what cannot be asked of a plugin."""
-    left_out = [item for item in items if isinstance(item, pytest.Function) and not can(item)]
+    left_out = [item for item in items if meets(item, CANNOT)]
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]
+    for item in items:
+        if meets(item, LONG):
+            item.add_marker(pytest.mark.long)
 
 
-def can(item: pytest.Function) -> bool:
-    """Does the plugin under test understand what the test asks, by mark or parameters?"""
-    params = item.callspec.params if hasattr(item, "callspec") else {}
+def meets(item: pytest.Item, words: dict[str, set[str]]) -> bool:
+    """Does the test ask, by mark or parameters, for what `words` has for its set-up?"""
+    params = (
+        item.callspec.params
+        if isinstance(item, pytest.Function) and hasattr(item, "callspec")
+        else {}
+    )
     if "manager" not in params:
-        return True  # no test of plugins: pytest hands over those of the whole run
+        return False  # no test of plugins: pytest hands over those of the whole run
     asked = {word for mark in item.iter_markers("asks") for word in mark.args}
     for value in params.values():
         asked.update(value if isinstance(value, tuple) else [value])
-    return not asked & CANNOT.get(str(params.get("manager")), set())
+    return bool(asked & words.get(str(params["manager"]), set()))
 
 
 @pytest.fixture(params=SETUPS)

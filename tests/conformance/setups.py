@@ -198,16 +198,18 @@ class SanlockSetup(Disks):
 
 
 class EtcdSetup(Disks):
-    """Plugin `etcd`: a namespace of the test's own in the session's cluster of one member."""
+    """Plugin `etcd`: a cluster of the session's; a namespace of the test's own without users."""
 
     plugin = "etcd"
 
     def __init__(self, directory: Path, cluster: Cluster) -> None:
         super().__init__(directory)
         self._cluster = cluster
-        self._namespace = str(uuid.uuid4())
-        table = {"namespace": self._namespace, "failover_s": "15"}
-        self.config = {"etcd": cluster.config() | table}
+        table = cluster.config() | {"failover_s": "15"}
+        if not cluster.auth:
+            table["namespace"] = str(uuid.uuid4())
+        self._namespace = table["namespace"]
+        self.config = {"etcd": table}
         self.env: dict[str, str] = {}
 
     def held(self, disk: str) -> list[str]:
@@ -252,12 +254,16 @@ SETUPS: dict[str, Callable[[Path, pytest.FixtureRequest], Setup]] = {
         directory, tests.getfixturevalue("sanlock_host")
     ),
     "etcd": lambda directory, tests: EtcdSetup(directory, tests.getfixturevalue("etcd_member")),
+    "etcd-three": lambda directory, tests: EtcdSetup(
+        directory, tests.getfixturevalue("etcd_three")
+    ),
 }
 
 SEVERAL = "several"
 ORDER = "order"
 KEPT = "kept"
 AT_ONCE = "at once"
+DEATH = "death"
 # What cannot be asked of a plugin: a mode; several leases for one guest; in which order it gives
 # back what it had when it is refused; to keep the leases of a guest that pauses; to have free at
 # once what a supervisor held that was killed.
@@ -265,4 +271,8 @@ CANNOT: dict[str, set[str]] = {
     "vm": {Mode.SHARED, SEVERAL, ORDER},
     "sanlock": {ORDER, KEPT},
     "etcd": {ORDER, KEPT, AT_ONCE},
+    "etcd-three": {ORDER, KEPT, AT_ONCE},
 }
+# What is asked of a plugin in its second set-up under --long alone: each death is waited for until
+# a taker may know of it.
+LONG: dict[str, set[str]] = {"etcd-three": {DEATH}}

@@ -11,12 +11,15 @@ import pytest
 
 from lockplugins.contract import Mode
 from supervisor import rundir
+from tests.conformance.setups import DEATH
 from tests.support import waiting
 from tests.support.guard import DEADLINE_S
 
 if TYPE_CHECKING:
     from tests.conformance.setups import Setup
     from tests.support.guard import Guard, Guards
+
+pytestmark = pytest.mark.asks(DEATH)
 
 IGNORES_SIGTERM = ("/bin/sh", "-c", "trap '' TERM; exec sleep 1000000")
 ENDS = {

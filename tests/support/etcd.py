@@ -1,6 +1,7 @@
 """How does a test get an etcd cluster? Members of its own on loopback, with TLS and users.
 
-Started, frozen, killed and started again by pid. Judges nothing, and knows
+Certificates and users are made by the commands of docs/etcd.md. Members are
+started, frozen, killed and started again by pid. Judges nothing, and knows
 nothing of the plugin.
 """
 
@@ -8,67 +9,55 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import socket
 import subprocess
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.support import waiting
+from tests.support.sources import read
 
 if TYPE_CHECKING:
     import signal
     from collections.abc import Callable, Iterator
-    from pathlib import Path
     from typing import Self
 
 DEADLINE_S = 30.0
-ROOT, PASSWORD = "root", "the root's"  # of clusters that live for a test
-USER, USER_PASSWORD = "fleet", "the fleet's"
+ROOT, PASSWORD = "root", "the-root's"  # of clusters that live for a test
+USER, USER_PASSWORD = "fleet", "the-fleet's"
 NAMESPACE = "fleet"
 _HOST = "127.0.0.1"
+_MEMORY, _ROOM_BYTES = "/dev/shm", 1 << 30
 
 
 class Tls:
-    """An authority, and what it has signed: a server's pair, and a client's without a CN.
-
-    With users, etcd's gateway refuses every client certificate that has one.
-    """
+    """An authority, and what it has signed: a server's pair, and a client's without a CN."""
 
     def __init__(self, directory: Path, host: str = _HOST) -> None:
         directory.mkdir(exist_ok=True)
         self._directory = directory
-        self.ca = str(directory / "ca.pem")
-        curve = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
-        self._openssl(
-            "req", "-x509", *curve, "-keyout", "ca.key", "-out", "ca.pem", "-days", "2",
-            "-subj", "/CN=tests",
-        )  # fmt: skip
-        for name, subject in (("server", "/CN=etcd"), ("client", "/O=fleet")):
-            request = ("-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", subject)
-            self._openssl("req", *curve, *request)
-            (directory / "extensions").write_text(f"subjectAltName=IP:{host}\n")
-            self._openssl(
-                "x509", "-req", "-in", f"{name}.csr", "-CA", "ca.pem", "-CAkey", "ca.key",
-                "-CAcreateserial", "-out", f"{name}.pem", "-days", "2", "-extfile", "extensions",
-            )  # fmt: skip
-        self.cert, self.key = str(directory / "client.pem"), str(directory / "client.key")
+        do_as_told("openssl", directory, {"10.0.0.1": host})
+        self.ca, self.cert, self.key = map(self._path, ("ca.pem", "client.pem", "client.key"))
 
-    def _openssl(self, *words: str) -> None:
-        subprocess.run(
-            ["openssl", *words], cwd=self._directory, check=True, capture_output=True,
-            timeout=DEADLINE_S,
-        )  # fmt: skip
+    def _path(self, name: str) -> str:
+        return str(self._directory / name)
 
     def member_options(self) -> list[str]:
-        server = [str(self._directory / f"server.{kind}") for kind in ("pem", "key")]
+        pair = self._path("server.pem"), self._path("server.key")
         return [
-            *("--cert-file", server[0], "--key-file", server[1], "--client-cert-auth"),
-            *("--trusted-ca-file", self.ca),
+            *("--cert-file", pair[0], "--key-file", pair[1]),
+            *("--client-cert-auth", "--trusted-ca-file", self.ca),
+            *("--peer-cert-file", pair[0], "--peer-key-file", pair[1]),
+            *("--peer-client-cert-auth", "--peer-trusted-ca-file", self.ca),
         ]
 
-    def client_options(self) -> list[str]:
-        return ["--cacert", self.ca, "--cert", self.cert, "--key", self.key]
+    def client_env(self) -> dict[str, str]:
+        return {"CACERT": self.ca, "CERT": self.cert, "KEY": self.key}
 
 
 class Member:
@@ -77,6 +66,7 @@ class Member:
     def __init__(self, name: str, directory: Path, host: str = _HOST) -> None:
         self.name = name
         self.directory = directory
+        self.data = directory / name
         self.host = host
         self.port, self.peer_port = free_ports(host)
         self.process: subprocess.Popen[bytes] | None = None
@@ -85,8 +75,8 @@ class Member:
         """Start it, the first time or again."""
         with (self.directory / f"{self.name}.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [*prefix, "etcd", "--name", self.name, "--data-dir",
-                 str(self.directory / self.name), "--log-level", "error", *options],
+                [*prefix, "etcd", "--name", self.name, "--data-dir", str(self.data),
+                 "--log-level", "error", *options],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
 
@@ -117,10 +107,16 @@ class Cluster:
         self.tls = tls
         self.auth = auth
         self._guarded = False
+        self._data: tempfile.TemporaryDirectory[str] | None = None
         self._scheme = "https" if tls else "http"
         self.members = [Member(f"n{number}", directory) for number in range(members)]
 
     def __enter__(self) -> Self:
+        # In memory where it can be: a disk that others keep busy for a second costs a proof.
+        if shutil.disk_usage(_MEMORY).free > _ROOM_BYTES:
+            self._data = tempfile.TemporaryDirectory(prefix="etcd-", dir=_MEMORY)
+            for member in self.members:
+                member.data = Path(self._data.name) / member.name
         try:
             for member in self.members:
                 self.start(member)
@@ -135,9 +131,14 @@ class Cluster:
     def __exit__(self, *_: object) -> None:
         for member in self.members:
             member.kill()
+        if self._data:
+            self._data.cleanup()
 
     def url(self, member: Member) -> str:
         return f"{self._scheme}://{member.host}:{member.port}"
+
+    def _peer_url(self, member: Member) -> str:
+        return f"{self._scheme}://{member.host}:{member.peer_port}"
 
     @property
     def endpoints(self) -> str:
@@ -149,21 +150,20 @@ class Cluster:
         if self.tls:
             table |= {"ca_cert": self.tls.ca, "cert": self.tls.cert, "key": self.tls.key}
         if self.auth:
-            file = self.directory / "password"
-            file.write_text(USER_PASSWORD + "\n")
-            table |= {"username": USER, "password_file": str(file)}
+            table |= {"username": USER, "password_file": str(self.directory / "password")}
         return table
 
     def start(self, member: Member) -> None:
         """Start one member, the first time or again."""
-        peers = [f"{one.name}=http://{one.host}:{one.peer_port}" for one in self.members]
-        own = f"http://{member.host}:{member.peer_port}"
+        peers = [f"{one.name}={self._peer_url(one)}" for one in self.members]
+        own = self._peer_url(member)
         member.start([
             *("--listen-client-urls", self.url(member)),
             *("--advertise-client-urls", self.url(member)),
             *("--listen-peer-urls", own, "--initial-advertise-peer-urls", own),
             *("--initial-cluster", ",".join(peers)),
             *(self.tls.member_options() if self.tls else []),
+            *("--bcrypt-cost", "4"),
         ])  # fmt: skip
 
     def leader(self) -> Member:
@@ -189,27 +189,39 @@ class Cluster:
         values = [json.loads(value) for field, value in words if field == '"Value"']
         return dict(zip(named, values, strict=True))
 
-    def etcdctl(self, *words: str) -> str:
+    def etcdctl(self, *words: str, user: str = f"{ROOT}:{PASSWORD}") -> str:
         """Return what `etcdctl WORDS` prints; raises CalledProcessError."""
-        user = ["--user", f"{ROOT}:{PASSWORD}"] if self._guarded else []
-        tls = self.tls.client_options() if self.tls else []
         return subprocess.run(
-            ["etcdctl", "--endpoints", self.endpoints, *tls, *user, *words],
-            env={**os.environ, "ETCDCTL_API": "3"}, check=True, capture_output=True, text=True,
-            stdin=subprocess.DEVNULL, timeout=DEADLINE_S,
+            ["etcdctl", *words], env=os.environ | self._env(user), check=True, capture_output=True,
+            text=True, stdin=subprocess.DEVNULL, timeout=DEADLINE_S,
         ).stdout  # fmt: skip
+
+    def _env(self, user: str = "") -> dict[str, str]:
+        """Return what has etcdctl ask this cluster, as that user if it has users."""
+        found = {"ENDPOINTS": self.endpoints} | (self.tls.client_env() if self.tls else {})
+        found |= {"USER": user} if self._guarded else {}
+        return {"ETCDCTL_API": "3"} | {f"ETCDCTL_{name}": value for name, value in found.items()}
 
     def _guard(self) -> None:
         """Have users: root, and the fleet's with the least that it needs."""
-        self.etcdctl("user", "add", f"{ROOT}:{PASSWORD}")
-        self.etcdctl("user", "grant-role", ROOT, "root")
-        self.etcdctl("role", "add", USER)
-        prefix = f"/lsup/v1/{NAMESPACE}/"
-        self.etcdctl("role", "grant-permission", USER, "--prefix=true", "readwrite", prefix)
-        self.etcdctl("user", "add", f"{USER}:{USER_PASSWORD}")
-        self.etcdctl("user", "grant-role", USER, USER)
-        self.etcdctl("auth", "enable")
+        for name, password in (("root-password", PASSWORD), ("password", USER_PASSWORD)):
+            (self.directory / name).write_text(password + "\n")
+        do_as_told("etcdctl", self.directory, {"fleet1": NAMESPACE}, self._env())
         self._guarded = True
+
+
+def do_as_told(
+    tool: str, directory: Path, ours: dict[str, str], env: dict[str, str] | None = None
+) -> None:
+    """Do in `directory` what docs/etcd.md has `tool` do, with our names in place of its."""
+    blocks = re.findall(r"```sh\n(.*?)```", read("docs/etcd.md"), re.DOTALL)
+    (script,) = (block for block in blocks if f"\n{tool} " in block)
+    for name, own in ours.items():
+        script = script.replace(name, own)
+    subprocess.run(
+        ["/bin/sh", "-euc", script], cwd=directory, env=os.environ | (env or {}), check=True,
+        capture_output=True, stdin=subprocess.DEVNULL, timeout=DEADLINE_S,
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="session")
