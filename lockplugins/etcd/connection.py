@@ -133,6 +133,13 @@ class Connection(http.client.HTTPConnection):
                 return
         raise failure
 
+    def certificate(self, until: float) -> bytes:
+        """Return what the member of a secure endpoint shows, in DER; raises OSError, ValueError."""
+        self._until = until
+        self.connect()
+        found = self.sock.getpeercert(binary_form=True)  # type: ignore[union-attr]  # it is ssl's
+        return bytes(found or b"")
+
     def _response(self, sock: socket.socket, **how: str) -> http.client.HTTPResponse:
         return http.client.HTTPResponse(_Patient(sock, self), **how)  # type: ignore[arg-type]  # all that it uses of a socket
 

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import os
 import re
-import ssl
 import time
+from functools import partial
 
 from lockplugins.contract import LockError
-from lockplugins.etcd import names
+from lockplugins.etcd import certificates, keys, names
 from lockplugins.etcd.client import cluster_of
 from lockplugins.etcd.connection import now
 from lockplugins.etcd.transaction import Transaction
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    import ssl
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from lockplugins.contract import Finding, Resource
     from lockplugins.etcd.client import Client, Message
+    from lockplugins.etcd.connection import Endpoint
     from lockplugins.etcd.timing import Timing
 
 MEMBER, CLUSTER, QUORUM, ALARM = "etcd member", "etcd cluster", "etcd quorum", "etcd alarms"
@@ -33,8 +35,10 @@ _GOOD = {(3, 4): 38, (3, 5): 23}
 _FIRST_GOOD = (3, 6)
 
 
-def of_cluster(clients: Sequence[tuple[str, Client]], every: Client, own: str) -> Iterator[Finding]:
-    """Yield what each member says, and what the cluster does; `own` is a prefix of our keys."""
+def of_cluster(
+    clients: Sequence[tuple[str, Client]], every: Client, namespace: str
+) -> Iterator[Finding]:
+    """Yield what each member says, and what the cluster does."""
     statuses: dict[str, Message] = {}
     for endpoint, client in clients:
         try:
@@ -45,7 +49,7 @@ def of_cluster(clients: Sequence[tuple[str, Client]], every: Client, own: str) -
         size = int(str(status.get("dbSize", 0))) >> 20
         yield MEMBER, True, f"{endpoint}: etcd {status.get('version')}, {size} MiB", ""
     yield from _clusters(statuses)
-    yield _quorum(every, own)
+    yield _quorum(every, namespace)
     yield _alarms(every)
     for version in sorted({str(status.get("version")) for status in statuses.values()}):
         yield _version(version)
@@ -63,14 +67,17 @@ def _clusters(statuses: dict[str, Message]) -> Iterator[Finding]:
         yield CLUSTER, True, f"one cluster, id {next(iter(found))}", ""
 
 
-def _quorum(client: Client, own: str) -> Finding:
+def _quorum(client: Client, namespace: str) -> Finding:
     transaction = Transaction()
-    transaction.read(own)
+    transaction.read(keys.session(namespace, ""))
     try:
         outcome = transaction.commit_read(client, now() + ANSWER_S, "a linearizable read")
     except LockError as error:
-        return QUORUM, False, error.reason, error.advice or "see the members' logs"
-    return QUORUM, True, f"a linearizable read is answered in {now() - outcome.sent:.3f} s", ""
+        words = f"namespace {namespace}: {error.reason}"
+        return QUORUM, False, words, error.advice or "see the members' logs"
+    took = now() - outcome.sent
+    words = f"namespace {namespace}: a linearizable read is answered in {took:.3f} s"
+    return QUORUM, True, words, ""
 
 
 def _alarms(client: Client) -> Finding:
@@ -99,13 +106,26 @@ def _version(version: str) -> Finding:
     return VERSION, True, version if good else harmless, ""
 
 
-def of_certificates(context: ssl.SSLContext) -> Iterator[Finding]:
-    """Yield when the authorities that we trust run out; a client's is the member's to refuse."""
-    for found in context.get_ca_certs():
-        ends = found.get("notAfter")
-        left = ssl.cert_time_to_seconds(str(ends)) - time.time()
-        well = left > SOON_S
-        yield CERTIFICATE, well, f"authority until {ends}", "" if well else "renew it in time"
+def of_certificates(
+    files: Iterable[str | None], members: Iterable[Endpoint], context: ssl.SSLContext
+) -> Iterator[Finding]:
+    """Yield until when the certificates are valid by which we and the members trust each other."""
+    for path in filter(None, files):
+        yield _certificate(path, partial(certificates.first_end, path))
+    for member in members:
+        if member.secure:
+            end = partial(certificates.end_of_members, member, context, now() + ANSWER_S)
+            yield _certificate(str(member), end)
+
+
+def _certificate(name: str, look: Callable[[], float]) -> Finding:
+    try:
+        end = look()
+    except certificates.UNREADABLE as error:
+        return CERTIFICATE, False, f"{name}: {error}", "see [etcd]"
+    words = f"{name}: until {time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime(end))}"
+    well = end - time.time() > SOON_S
+    return CERTIFICATE, well, words, "" if well else "renew it: without it every guest ends"
 
 
 def of_times(timing: Timing) -> Finding:

@@ -220,12 +220,12 @@ class EtcdPlugin(Plugin):
         try:
             self._resolve()
             if (context := self._context()) is not None:
-                found += examine.of_certificates(context)
+                files = (self.config.get("ca_cert"), self.config.get("cert"))
+                found += examine.of_certificates(files, self._endpoints, context)
             clients = [self._client([one]) for one in self._endpoints]
             clients.append(self._client())
             members = list(zip(map(str, self._endpoints), clients, strict=False))
-            own = keys.session(self.namespace, "")
-            found += examine.of_cluster(members, clients[-1], own)
+            found += examine.of_cluster(members, clients[-1], self.namespace)
         except LockError as error:
             found.append((examine.CLUSTER, False, str(error), "see [etcd]"))
         finally:

@@ -9,10 +9,11 @@ import pytest
 
 from lockplugins.contract import LockError, Resource
 from lockplugins.etcd.plugin import EtcdPlugin
-from tests.support.etcd import Cluster
+from tests.support.etcd import Cluster, Tls
 from tests.support.stand_ins import CARRIER
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from tests.support.etcd_hosts import Host
@@ -23,13 +24,19 @@ def test_doctor_sees_the_cluster_well_and_says_the_arithmetic(
 ) -> None:
     before = etcd_three.kept()
     plugin = EtcdPlugin(etcd_three.config(), CARRIER)
-    found = {(check, well): evidence for check, well, evidence, _mend in plugin.examine(None)}
+    findings = plugin.examine(None)
+    found = {(check, well): evidence for check, well, evidence, _mend in findings}
     assert "12 s after its last proof" in found["failover", True]
     assert "one cluster" in found["etcd cluster", True]
-    assert "linearizable read is answered" in found["etcd quorum", True]
+    assert "namespace fleet: a linearizable read is answered" in found["etcd quorum", True]
     assert found["etcd alarms", True] == "none"
     assert found["etcd version", True].startswith("3.")
-    assert "authority until" in found["etcd TLS", False]  # the tests' is for two days
+    trusted = [
+        evidence for check, well, evidence, _mend in findings if check == "etcd TLS" and well
+    ]
+    tls = etcd_three.config()
+    looked_at = [tls["ca_cert"], tls["cert"], *tls["endpoints"].split(",")]
+    assert [evidence.partition(": until 20")[0] for evidence in trusted] == looked_at
     ((name, well, _evidence, mend),) = plugin.examine(Resource(etcd_disks[0]))
     assert (name, well, "id=IDENTITY" in mend) == ("name", False, True)
     assert etcd_three.kept() == before
@@ -72,3 +79,18 @@ def test_members_of_two_clusters_are_told_apart_and_one_alone_is_believed(
         finally:
             etcd_member.members[0].send(signal.SIGCONT)
         assert other.kept() == {}
+
+
+@pytest.mark.parametrize("which", ["ca", "client", "server"])
+def test_doctor_names_the_certificate_that_soon_ends(
+    which: str, require: Callable[[str], str], tmp_path: Path
+) -> None:
+    require("etcd")
+    tls = Tls(tmp_path / "tls")
+    tls.sign_again(which, days=13)
+    with Cluster(tmp_path / "etcd", 1, tls) as cluster:
+        found = EtcdPlugin(cluster.config(), CARRIER).examine(None)
+        names = {"ca": tls.ca, "client": tls.cert, "server": cluster.endpoints}
+    ill = [evidence for check, well, evidence, _mend in found if check == "etcd TLS" and not well]
+    assert len(ill) == 1
+    assert ill[0].startswith(f"{names[which]}: until 20")
