@@ -84,12 +84,20 @@ class Deadline:
         _thread.start_new_thread(self._renew, ())
 
     def disarm(self) -> None:
-        """Renew no more: the guest has got its SIGKILL, or stands still without its leases."""
+        """End nobody any more: the guest has got its SIGKILL.
+
+        Renew all the same: one that sleeps uninterruptibly may write yet, and nobody may have
+        its disks until it is dead.
+        """
         self._disarmed = True
-        if self._pause.locked():
-            self._pause.release()
         self._loop.cancel("deadline")
         self._timer.arm(0)
+
+    def stop(self) -> None:
+        """Renew no more: the guest is dead, or stands still without its leases."""
+        self.disarm()
+        if self._pause.locked():
+            self._pause.release()
 
     def watch(self) -> None:
         """See to it that `lost` is called in time."""
@@ -102,7 +110,7 @@ class Deadline:
         self.lost(f"{self._last_doubt}; last proof {age:.1f} s ago, bound {bound:g} s")
 
     def _renew(self) -> None:
-        while not self._pause.acquire(timeout=self._plugin.RENEW_EVERY_S):  # else disarmed
+        while not self._pause.acquire(timeout=self._plugin.RENEW_EVERY_S):  # else stopped
             try:
                 self.prove()
             except BaseException as error:  # noqa: BLE001  # the plugin call edge: nothing is proven

@@ -169,7 +169,7 @@ class Parking:
         supervisor.loop.cancel("parking")
         until = now() + self._bound_s if self._lost else float("inf")
         if supervisor.deadline is not None:
-            supervisor.deadline.disarm()
+            supervisor.deadline.stop()
             supervisor.deadline.instant = until
         why = f"{self._lost}; it was parked, and they are not back after {self._bound_s:g} s"
         supervisor.loop.at("parked", until, lambda: supervisor.lose(why))

@@ -245,7 +245,7 @@ class Supervisor:
         self.launching.hear_child()
         self.child.reap()
         if self.deadline is not None:
-            self.deadline.disarm()
+            self.deadline.stop()
         self.happen(Event.DEAD)
 
     def _release(self) -> None:

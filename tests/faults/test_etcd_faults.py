@@ -9,10 +9,13 @@ from __future__ import annotations
 import re
 import select
 import signal
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
+from lockplugins.etcd.connection import now
+from tests.faults.freezing import filesystem
 from tests.support import waiting
 from tests.support.etcd import Cluster
 from tests.support.guard import DEADLINE_S
@@ -97,6 +100,46 @@ def test_a_taker_starts_only_when_the_guest_of_a_killed_guard_is_dead(
     assert int(ready[1]) > before  # the fencing token rises
     (owner,) = (value for key, value in cluster.kept().items() if key.endswith("disk/w"))
     assert f'"pid":{taker.pid},' in owner
+
+
+@pytest.mark.usefixtures("as_root")
+def test_what_a_guest_that_sleeps_uninterruptibly_has_is_kept_until_it_is_dead(
+    cluster: Cluster, guards: Guards, tmp_path: Path
+) -> None:
+    with filesystem(tmp_path) as mounted:
+        disk = f"{mounted.path}/disk"
+        with open(disk, "wb") as file:
+            file.truncate(1 << 16)
+        table = {"etcd": cluster.config() | {"failover_s": str(FAILOVER_S)}}
+        spec = guards.spec(disk, plugin="etcd", config=table, stop_timeout_s=0.1)
+        guard = guards.start(spec, writing(disk)).ready()
+        wait_s = 4 * DEADLINE_S
+        taker = guards.start(guards.spec(disk, plugin="etcd", config=table, wait_s=wait_s))
+        mounted.freeze()
+        waiting.until(lambda: state_of(guard.child_pid) == "D", DEADLINE_S, "its write hangs")
+        signal.pidfd_send_signal(guard.pidfd, signal.SIGTERM)
+        waiting.until(
+            lambda: "has got SIGKILL" in str(guard.status()["guarantee"]), DEADLINE_S, "and it"
+        )
+        proven_then = now() + PROOF_S  # by then, what was proven before is worth nothing
+        waiting.until(lambda: now() > proven_then, DEADLINE_S, "it is")
+        announced = guard.status()["deadline_s"]
+        assert isinstance(announced, float)
+        assert announced > 0
+        mounted.thaw()
+        assert taker.line(2 * DEADLINE_S).startswith("READY ")
+        assert is_dead(guard)
+
+
+def writing(path: str) -> tuple[str, ...]:
+    """Return a guest that writes to `path` for ever, and goes past every cache."""
+    open_ = f"import os; fd = os.open({path!r}, os.O_WRONLY | os.O_DSYNC)"
+    return (sys.executable, "-c", f"{open_}\nwhile True: os.pwrite(fd, b'x', 0)")
+
+
+def state_of(pid: int) -> str:
+    with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
+        return file.read().rpartition(")")[2].split()[0]
 
 
 def test_a_guest_is_parked_while_etcd_is_away_and_goes_on_when_it_is_back(
