@@ -56,7 +56,11 @@ class Session:
 
     def end(self, client: Client, until: float) -> None:
         """Have etcd forget it, and spare takers the wait; raises the client's errors."""
-        client.ask(REVOKE, {"ID": str(self.grant)}, until, f"session {self.sid}")
+        try:
+            client.ask(REVOKE, {"ID": str(self.grant)}, until, f"session {self.sid}")
+        except RefusedError as error:
+            if "not found" not in error.reason:  # else it has forgotten it already
+                raise
 
 
 def new_sid() -> str:

@@ -43,6 +43,17 @@ def test_a_release_that_arrives_late_frees_nothing_that_is_held_again(
             etcd_host(etcd_member, "second").acquire([Resource(etcd_disks[0])], None)
 
 
+def test_a_guest_ends_without_a_word_when_etcd_has_forgotten_its_session(
+    etcd_member: Cluster, etcd_host: Host, etcd_disks: list[str]
+) -> None:
+    first = etcd_host(etcd_member, "first")
+    (lease,) = first.acquire([Resource(etcd_disks[0])], None)
+    end_session(etcd_member, first)
+    first.release(lease)
+    first.close()
+    assert not [key for key in etcd_member.kept() if "forgotten_its_session" in key]
+
+
 @pytest.mark.long
 def test_a_release_without_an_answer_is_in_doubt_and_done_later(
     etcd_member: Cluster, etcd_host: Host, etcd_disks: list[str]
