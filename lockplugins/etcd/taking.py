@@ -97,7 +97,7 @@ class Taking:
         outcome = self._transaction(claims).commit(self._client, until, _named(claims))
         if outcome.succeeded:
             return outcome.revision
-        found = outcome.found()
+        found = self._state(claims, until)
         ours = [found[claim.key] for claim in claims if claim.key in found]
         if len(ours) == len(claims) and all(kept.value == self._session.value for kept in ours):
             taken = [kept.key for kept in ours]  # an earlier try has done it
@@ -115,15 +115,21 @@ class Taking:
         for claim in claims:
             self._demand(transaction, claim)
             transaction.put(claim.key, self._session.value)
-            transaction.read_otherwise(claim.place.owner)
-            transaction.read_otherwise(claim.place.readers, below=True)
             if claim.mode == Mode.EXCLUSIVE:
                 transaction.delete(claim.place.parked, below=True)
-        transaction.read_otherwise(self._session.key)
         if transaction.operations() > MOST_OPERATIONS:
             why = f"etcd takes {MOST_OPERATIONS} operations in one transaction"
             raise UnsupportedError("lease", _named(claims), why, "attach some of them later")
         return transaction
+
+    def _state(self, claims: Claims, until: float) -> dict[str, KeyValue]:
+        """Read what is in the way: not in the transaction, whose members would do most for it."""
+        transaction = Transaction()
+        for claim in claims:
+            transaction.read(claim.place.owner)
+            transaction.read(claim.place.readers, below=True)
+        transaction.read(self._session.key)
+        return transaction.commit_read(self._client, until, _named(claims)).found()
 
     def _demand(self, transaction: Transaction, claim: Claim) -> None:
         """Demand that nobody is in the way but who is proven dead, and is so still."""
@@ -167,6 +173,9 @@ class Taking:
             if key.startswith(claim.place.below) and kept.value != self._session.value
             if key == claim.place.owner or claim.mode == Mode.EXCLUSIVE
         ]
+        known, self.blockers = self.blockers, {}
+        if not blockers:
+            return  # gone since
         transaction = Transaction()
         for blocker in blockers:
             transaction.read(blocker.kept.key)
@@ -174,7 +183,6 @@ class Taking:
                 transaction.read(self._session_of(blocker))
         present = transaction.commit_read(self._client, until, _named(claims)).found()
         seen = now()
-        known, self.blockers = self.blockers, {}
         for blocker in blockers:
             kept = present.get(blocker.kept.key)
             if kept is None or kept.mod_revision != blocker.kept.mod_revision:
