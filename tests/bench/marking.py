@@ -27,6 +27,7 @@ FUNCTIONS = (
     ("supervisor.guard.record", "Record", "publish_acquiring"),
     ("lockplugins.registry", "", "load"),
     ("supervisor.guard.launching", "Launching", "_register"),
+    ("lockplugins.registry", "", "claims"),
     ("supervisor.guard.supervise", "Supervisor", "acquire"),
     ("supervisor.guard.record", "Record", "publish_acquired"),
     ("supervisor.guard.fork", "Launch", "go"),

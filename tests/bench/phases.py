@@ -58,6 +58,15 @@ _REGISTERED = (
     ("leave publish_acquired", "proven, published (acquired), control pipe bound"),
     _LAUNCH[-1],
 )
+# Of a plugin that keeps its leases in a cluster, and proves them.
+_CLUSTERED = (
+    *_REGISTERED[:8],
+    ("leave load", "threads started, guest.json published (acquiring)"),
+    ("enter claims", "cluster reached, user logged in, session made"),
+    ("enter acquire", "resources named"),
+    ("leave acquire", "leases acquired by one transaction"),
+    *_REGISTERED[-2:],
+)
 _TAKEOVER = (
     ("enter publish_acquired", "holder's guard and guest die, the waiter wakes with the lock"),
     ("leave publish_acquired", "published (acquired), control pipe bound"),
@@ -92,6 +101,19 @@ def registered(lab: Lab, count: int, words: Callable[[str], list[str]]) -> list[
     return [
         _table(f"launch, medians of {count}", columns),
         imports(lab, words(Containment.PDEATHSIG), lab.command, count),
+    ]
+
+
+def clustered(lab: Lab, count: int, words: dict[str, list[str]]) -> list[Table]:
+    """Return the same of guards whose leases are in a cluster: a column for each of `words`."""
+    marker = Marker(lab)
+    columns = [
+        _column([marker.spawn(each).marks() for _ in range(count)], _CLUSTERED, "spawn")
+        for each in words.values()
+    ]
+    return [
+        _table(f"launch, medians of {count}", columns, list(words)),
+        imports(lab, next(iter(words.values())), lab.command, count),
     ]
 
 
@@ -157,13 +179,13 @@ class Marked:
         return marks
 
 
-def _table(title: str, columns: list[dict[str, float]]) -> Table:
+def _table(title: str, columns: list[dict[str, float]], names: Sequence[str] = MODES) -> Table:
     rows = [
         [name, *(number(column.get(name, 0.0)) for column in columns)]
         for name in dict.fromkeys(name for column in columns for name in column)
     ]
     rows.append(["**sum**", *(number(sum(column.values())) for column in columns)])
-    head = ("phase", "pdeathsig ms", "pidns ms")
+    head = ("phase", *(f"{name} ms" for name in names))
     return Table(f"Profile: the phases of the {title}", head, rows)
 
 

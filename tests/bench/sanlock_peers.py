@@ -46,7 +46,7 @@ _FAILURES = (BenchError, facts.SanlockError, OSError, AssertionError)
 class Sanlock:
     """What lives as long as `closing`: `daemon`, and the libvirt hosts by their row's name."""
 
-    def __init__(self, lab: Lab, closing: ExitStack) -> None:
+    def __init__(self, lab: Lab, closing: ExitStack, *, beside_libvirt: bool = True) -> None:
         self.lab = lab
         self.missing: list[str] = []
         self.versions: list[str] = []
@@ -62,7 +62,8 @@ class Sanlock:
         lab.env |= self.daemon.env
         self.versions.append(f"sanlock {facts.run(lab.env, 'version').strip()}")
         try:
-            self._start_libvirt(closing)
+            if beside_libvirt:
+                self._start_libvirt(closing)
         except _FAILURES as error:
             self.missing.append(f"libvirt: {error}")
 

@@ -110,10 +110,12 @@ class Cluster:
     """
 
     def __init__(
-        self, directory: Path, members: int = 1, tls: Tls | None = None, *, auth: bool = False
-    ) -> None:
+        self, directory: Path, members: int = 1, tls: Tls | None = None, *,
+        auth: bool = False, on_disk: bool = False,
+    ) -> None:  # fmt: skip
         directory.mkdir(exist_ok=True)
         self.directory = directory
+        self._on_disk = on_disk
         self.tls = tls
         self.auth = auth
         self._guarded = False
@@ -123,7 +125,7 @@ class Cluster:
 
     def __enter__(self) -> Self:
         # In memory where it can be: a disk that others keep busy for a second costs a proof.
-        if shutil.disk_usage(_MEMORY).free > _ROOM_BYTES:
+        if not self._on_disk and shutil.disk_usage(_MEMORY).free > _ROOM_BYTES:
             self._data = tempfile.TemporaryDirectory(prefix="etcd-", dir=_MEMORY)
             for member in self.members:
                 member.data = Path(self._data.name) / member.name
