@@ -111,7 +111,7 @@ class Cluster:
 
     def __init__(
         self, directory: Path, members: int = 1, tls: Tls | None = None, *,
-        auth: bool = False, on_disk: bool = False,
+        auth: bool = False, on_disk: bool = False, host: str = _HOST,
     ) -> None:  # fmt: skip
         directory.mkdir(exist_ok=True)
         self.directory = directory
@@ -121,7 +121,7 @@ class Cluster:
         self._guarded = False
         self._data: tempfile.TemporaryDirectory[str] | None = None
         self._scheme = "https" if tls else "http"
-        self.members = [Member(f"n{number}", directory) for number in range(members)]
+        self.members = [Member(f"n{number}", directory, host) for number in range(members)]
 
     def __enter__(self) -> Self:
         # In memory where it can be: a disk that others keep busy for a second costs a proof.
