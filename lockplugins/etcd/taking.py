@@ -82,7 +82,7 @@ class Taking:
         self, client: Client, keeping: Keeping, namespace: str, timing: Timing, session: Session
     ) -> None:
         self._client = client
-        self._heal, self._confirm = keeping.heal, keeping.confirm
+        self._keeping = keeping
         self._namespace = namespace
         self._timing = timing
         self._session = session
@@ -101,10 +101,10 @@ class Taking:
         ours = [found[claim.key] for claim in claims if claim.key in found]
         if len(ours) == len(claims) and all(kept.value == self._session.value for kept in ours):
             taken = [kept.key for kept in ours]  # an earlier try has done it
-            return self._confirm(self._client, taken, until, _named(claims))
+            return self._keeping.confirm(self._client, taken, until, _named(claims))
         mine = found.get(self._session.key)
         if mine is None or mine.create_revision != self._session.created:
-            self._heal(self._client, until)  # and try again
+            self._keeping.heal(self._client, until)  # and try again
         else:
             self._look(claims, found, until)
         return None
@@ -112,14 +112,19 @@ class Taking:
     def _transaction(self, claims: Claims) -> Transaction:
         transaction = Transaction()
         transaction.demand_created(self._session.key, self._session.created)
+        dead = [one for one in self.blockers.values() if one.may_be_taken_at(self._timing) <= now()]
+        for session in {self._session_of(blocker) for blocker in dead}:
+            transaction.demand_created(session, 0)
         for claim in claims:
-            self._demand(transaction, claim)
+            self._demand(transaction, claim, [one for one in dead if one.claim is claim])
             transaction.put(claim.key, self._session.value)
             if claim.mode == Mode.EXCLUSIVE:
                 transaction.delete(claim.place.parked, below=True)
-        if transaction.operations() > MOST_OPERATIONS:
+        proof = 1 + len(self._keeping.held) + len(claims)  # demands, when all of it is held
+        if max(transaction.operations(), proof) > MOST_OPERATIONS:
             why = f"etcd takes {MOST_OPERATIONS} operations in one transaction"
-            raise UnsupportedError("lease", _named(claims), why, "attach some of them later")
+            advice = f"a guest has at most {MOST_OPERATIONS - 1} leases, and takes half at once"
+            raise UnsupportedError("lease", _named(claims), why, advice)
         return transaction
 
     def _state(self, claims: Claims, until: float) -> dict[str, KeyValue]:
@@ -131,21 +136,14 @@ class Taking:
         transaction.read(self._session.key)
         return transaction.commit_read(self._client, until, _named(claims)).found()
 
-    def _demand(self, transaction: Transaction, claim: Claim) -> None:
-        """Demand that nobody is in the way but who is proven dead, and is so still."""
-        dead = [
-            blocker
-            for blocker in self.blockers.values()
-            if blocker.claim is claim and blocker.may_be_taken_at(self._timing) <= now()
-        ]
+    def _demand(self, transaction: Transaction, claim: Claim, dead: list[Blocker]) -> None:
+        """Demand that nobody is in the way but who is proven dead, and unchanged since."""
         owners = [blocker for blocker in dead if blocker.kept.key == claim.place.owner]
         readers = [blocker for blocker in dead if blocker not in owners]
         revision = owners[0].kept.mod_revision if owners else 0
         transaction.demand_unchanged(claim.place.owner, revision)
         if owners and claim.mode == Mode.SHARED:
             transaction.delete(claim.place.owner)
-        for blocker in owners + readers:
-            transaction.demand_created(self._session_of(blocker), 0)
         if claim.mode == Mode.EXCLUSIVE:
             newest = max((blocker.kept.mod_revision for blocker in readers), default=0)
             alive = len(self._on(claim)) - len(dead)
@@ -177,10 +175,16 @@ class Taking:
         if not blockers:
             return  # gone since
         transaction = Transaction()
-        for blocker in blockers:
-            transaction.read(blocker.kept.key)
-            if blocker.owner is not None:
-                transaction.read(self._session_of(blocker))
+        for claim in claims:
+            transaction.read(claim.place.owner)
+            if claim.mode == Mode.EXCLUSIVE:
+                transaction.read(claim.place.readers, below=True)
+        sessions = {self._session_of(blocker) for blocker in blockers}
+        if transaction.operations() + len(sessions) > MOST_OPERATIONS:
+            transaction.read(keys.session(self._namespace, ""), below=True)
+        else:
+            for session in sessions:
+                transaction.read(session)
         present = transaction.commit_read(self._client, until, _named(claims)).found()
         seen = now()
         for blocker in blockers:
