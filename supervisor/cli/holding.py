@@ -39,7 +39,7 @@ _HOLDS_NOTHING = {"no_discover": True, "disk": (), "lease": (), "domain_xml": No
 
 
 @click.command("who")
-@click.argument("disk", type=path)
+@click.argument("disk", type=path, metavar="DISK[,id=IDENTITY]")
 @click.option(
     "--plugin",
     metavar="NAME[+NAME...]",
@@ -54,7 +54,8 @@ def who_command(
     """Show who holds the leases on DISK.
 
     Exits with 0 if anybody does, with 1 if it is free, with 111 if that cannot
-    be told. Takes nothing, and leaves no trace. With plugin vm, DISK is a guest's uuid.
+    be told. Takes nothing, and leaves no trace. With plugin vm, DISK is a guest's uuid; with
+    etcd, a disk that has an identity is asked for by that.
 
     Example: lock-supervisor who /images/web1.qcow2
     """
@@ -177,7 +178,10 @@ def _subject(plugin: Plugin, text: str) -> Resource:
     """Return what `who` is asked about: a guest, if the plugin leases such, or a disk."""
     if is_uuid(text.lower()) and Capability.VM in plugin.capabilities:
         return Resource(text.lower(), resource_type=ResourceType.VM)
-    return Resource(os.path.join(config.working_directory(), text))
+    path, _, identity = text.rpartition(",id=")  # as in --disk
+    named = Resource(os.path.join(config.working_directory(), path or text))
+    named.identity = identity if path else None
+    return named
 
 
 def _question(plugin: str | None, config_file: str | None, base: str | None) -> GuestSpec:

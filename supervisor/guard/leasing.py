@@ -25,6 +25,7 @@ from supervisor.spec import parse_lease
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import TypeGuard
 
     from lockplugins.contract import Lease
     from supervisor.guard.supervise import Supervisor
@@ -67,6 +68,10 @@ class Leasing:
         if wanted.type == ResourceType.LEASE and mode != wanted.mode:
             raise UnsupportedError("attach", _called(wanted), f"explicit leases are {wanted.mode}")
         wanted.mode = str(mode)
+        if _is_file_name(identity := arguments.get("identity")):
+            wanted.identity = identity
+        elif identity is not None:
+            raise ArgumentError("attach", wanted.path, "identity is not a name")
         self._change(_ACQUIRED, lambda: self._attach(wanted), done)
 
     def _attach(self, wanted: Resource) -> "Lease":
@@ -138,7 +143,7 @@ class Leasing:
             wanted = parse_lease(str(path))
         elif kind != ResourceType.DISK:
             raise UnsupportedError(verb, f"{kind}", "only disks and leases can be hot-plugged")
-        elif isinstance(path, str) and path.startswith("/") and _is_file_name(path):
+        elif _is_file_name(path) and path.startswith("/"):
             wanted = Resource(path)
         else:
             raise ArgumentError(verb, "disk", "path is not an absolute path")
@@ -171,8 +176,8 @@ def _called(resource: Resource) -> str:
     return f"{resource.type} {f'{resource.lockspace}:{resource.key}' if lease else resource.path}"
 
 
-def _is_file_name(path: str) -> bool:
+def _is_file_name(given: object) -> "TypeGuard[str]":
     try:
-        return b"\0" not in os.fsencode(path)
+        return isinstance(given, str) and given != "" and b"\0" not in os.fsencode(given)
     except UnicodeEncodeError:
         return False

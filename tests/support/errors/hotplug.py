@@ -124,6 +124,8 @@ CASES = (
          "report the line."),
     Case(2, asked("acquire-resource", path="/srv/data.raw", mode="write"),
          "For programs: exclusive or shared."),
+    Case(2, asked("acquire-resource", path="/srv/data.raw", identity=17),
+         "For programs: an identity is text, as `id=` of `--disk`."),
     Case(2, asked("acquire-resource", path="data.raw"),
          "For programs: an absolute path is needed, as the guard has another working directory."),
     Case(111, asked("acquire-resource", path="/srv/data.raw", type="vm"),
