@@ -102,7 +102,7 @@ class Believed:
         """Raise NotSentError for a member of another cluster: that has its own owners."""
         cluster = cluster_of(found)
         self.cluster = self.cluster or cluster
-        if cluster not in {None, self.cluster}:
+        if cluster is not None and cluster != self.cluster:
             raise NotSentError(f"it is of another cluster ({cluster}) than {self.cluster}")
 
 
@@ -149,6 +149,11 @@ class Client:
             except NoAnswerError as error:
                 doubts[endpoint] = str(error)
                 doubtful = True
+            except RefusedError as error:
+                if not doubtful:
+                    raise
+                doubts[endpoint] = error.reason  # of this try; an earlier one may have been done
+                until = now()
             else:
                 self._turn = which
                 answer.doubtful = doubtful
@@ -234,7 +239,7 @@ def tls_context(ca_cert: str | None, cert: str | None, key: str | None) -> ssl.S
     try:
         context = ssl.create_default_context(cafile=ca_cert)
         if cert:
-            context.load_cert_chain(cert, key)
+            context.load_cert_chain(cert, key, password="")  # nobody is asked for it
     except (ssl.SSLError, OSError) as error:
         paths = " ".join(filter(None, (ca_cert, cert, key)))
         raise ConfigError("use", f"TLS files {paths}", f"{error}", "see [etcd]") from error

@@ -50,15 +50,15 @@ class Endpoint:
 
     def __init__(self, url: str) -> None:
         """Raise ConfigError for what is no client URL."""
-        parts = urlsplit(url if "//" in url else f"{PLAIN}://{url}")
         try:
+            parts = urlsplit(url if "//" in url else f"{PLAIN}://{url}")
             port = parts.port
         except ValueError:
-            port = 0
+            parts, port = urlsplit(""), None
         if parts.scheme not in {TLS, PLAIN} or not parts.hostname or port == 0:
             why = "that is no URL of an etcd member"
             raise ConfigError("use", f"endpoint {url}", why, "as in https://host:2379")
-        if parts.path.strip("/") or parts.query or parts.username:
+        if parts.path.strip("/") or parts.query or parts.fragment or "@" in parts.netloc:
             raise ConfigError("use", f"endpoint {url}", "it has more than scheme, host and port")
         self.host = parts.hostname
         self.port = port or DEFAULT_PORT
@@ -73,8 +73,8 @@ class Endpoint:
         """Look the name up; may take as long as the resolver likes. Raises LockError."""
         try:
             found = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
-        except OSError as error:
-            raise LockError("resolve", f"etcd endpoint {self}", cause(error)) from error
+        except (OSError, UnicodeError) as error:
+            raise LockError("resolve", f"etcd endpoint {self}", _said(error)) from error
         self.addresses = [(family, address) for family, _, _, _, address in found]
 
 
@@ -116,11 +116,13 @@ class Connection(http.client.HTTPConnection):
     def connect(self) -> None:
         """Connect to the first of the addresses that answers; never asks the resolver."""
         failure: OSError = OSError(0, "its name is not resolved")
-        for family, address in self._endpoint.addresses:
+        for tried, (family, address) in enumerate(self._endpoint.addresses):
             sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
             try:
-                sock.settimeout(self.left())
+                # None takes the others' time: where IPv6 leads nowhere, IPv4 may.
+                sock.settimeout(self.left() / (len(self._endpoint.addresses) - tried))
                 sock.connect(address)
+                sock.settimeout(self.left())
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 if self._context is not None and self._endpoint.secure:
                     name = self._endpoint.host

@@ -114,9 +114,13 @@ def read_owner(value: str) -> Owner | None:
             if not isinstance(fields[field], kind):
                 return None
             setattr(found, field, fields[field])
+        value.encode("ascii")  # as all that json.dumps writes
+        os.fsencode(found.description)
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
-    return found
+    plain = found.sid.isalnum() and found.sid.isascii()
+    sane = 0 < found.proof_s < _LONGEST_S and 0 < found.pid < _MOST_PID
+    return found if plain and sane and len(value) < _MOST_VALUE else None
 
 
 def _boot_id() -> str:
@@ -124,6 +128,7 @@ def _boot_id() -> str:
         return file.read().strip()
 
 
+_LONGEST_S, _MOST_PID, _MOST_VALUE = 1e6, 1 << 31, 8192
 _FIELDS: dict[str, type | tuple[type, ...]] = {
     "sid": str, "guest": str, "uuid": str, "host": str, "pid": int, "proof_s": (int, float),
     "since": str, "boot_id": str,

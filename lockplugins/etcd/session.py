@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from lockplugins.etcd.client import RefusedError
+from lockplugins.contract import LockError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class Session:
         message: dict[str, object] = {"TTL": str(self._ttl_s), "ID": str(grant)}
         try:
             client.ask(GRANT, message, until, f"session {self.sid}")
-        except RefusedError as error:
+        except LockError as error:
             if "already exists" not in error.reason:
                 raise
         return grant
@@ -58,7 +58,7 @@ class Session:
         """Have etcd forget it, and spare takers the wait; raises the client's errors."""
         try:
             client.ask(REVOKE, {"ID": str(self.grant)}, until, f"session {self.sid}")
-        except RefusedError as error:
+        except LockError as error:
             if "not found" not in error.reason:  # else it has forgotten it already
                 raise
 

@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from lockplugins.etcd.client import Client, RefusedError, UnknownOutcomeError, UnreachableError
+from lockplugins.etcd.client import (
+    Believed,
+    Client,
+    RefusedError,
+    UnknownOutcomeError,
+    UnreachableError,
+)
 from lockplugins.etcd.connection import Connection, Endpoint, NoAnswerError, NotSentError, now
 from tests.support.etcd import free_ports
 
@@ -23,6 +29,7 @@ if TYPE_CHECKING:
 
 IN_TIME_S = 5.0
 PATIENCE_S = 0.3
+_FULL = "etcdserver: mvcc: database space exceeded"
 _OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
 
 
@@ -99,6 +106,11 @@ def drip(sock: socket.socket) -> None:
 
 def says(answer: bytes) -> Vice:
     return lambda sock: sock.sendall(answer)
+
+
+def refuses(status: int, code: int, message: str) -> Vice:
+    body = f'{{"error": "{message}", "message": "{message}", "code": {code}}}'.encode()
+    return says(f"HTTP/1.1 {status} X\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
 
 
 VICES: dict[str, Vice] = {
@@ -179,12 +191,40 @@ def test_unreachable_and_unknown_are_told_apart(
         client(nobody, silent.endpoint, try_s=0.1).ask("/", {}, now() + PATIENCE_S, "test")
 
 
+def test_a_refusal_after_a_try_without_an_answer_is_a_doubt(
+    member: Callable[[Vice], Member], client: Callable[..., Client]
+) -> None:
+    silent, full = member(VICES["hangs"]), member(refuses(429, 8, _FULL))
+    with pytest.raises(UnknownOutcomeError, match=f"timed out; .*{_FULL}"):
+        client(silent.endpoint, full.endpoint).ask("/", {}, now() + IN_TIME_S, "test")
+
+
+def test_an_address_that_leads_nowhere_leaves_time_for_the_next(
+    member: Callable[[Vice], Member],
+) -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full, socket.socket() as waits:
+        waits.connect(full.getsockname())  # the next one's SYN is dropped
+        one = member(says(_OK))
+        one.endpoint.addresses.insert(0, (socket.AF_INET, full.getsockname()))
+        connection = Connection(one.endpoint, None)
+        assert connection.ask("/", {}, {}, now() + IN_TIME_S) == (200, {})
+        connection.close()
+
+
+@pytest.mark.parametrize("cluster", [{}, [1], "2", 2])
+def test_a_member_of_another_cluster_is_not_believed(cluster: object) -> None:
+    believed = Believed()
+    believed.check({"header": {"cluster_id": "1"}})
+    with pytest.raises(NotSentError, match="of another cluster"):
+        believed.check({"header": {"cluster_id": cluster}})
+
+
 @pytest.mark.parametrize(
     ("said", "error"),
     [
         ((400, 3, "etcdserver: key is not provided"), RefusedError),
         ((403, 7, "etcdserver: permission denied"), RefusedError),
-        ((429, 8, "etcdserver: mvcc: database space exceeded"), RefusedError),
+        ((429, 8, _FULL), RefusedError),
         ((429, 8, "etcdserver: too many requests"), UnknownOutcomeError),
         ((503, 14, "etcdserver: request timed out"), UnknownOutcomeError),
         ((503, 14, "etcdserver: leader changed"), UnknownOutcomeError),
@@ -198,10 +238,7 @@ def test_only_a_final_no_is_a_refusal(
     member: Callable[[Vice], Member],
     client: Callable[..., Client],
 ) -> None:
-    status, code, message = said
-    body = f'{{"error": "{message}", "message": "{message}", "code": {code}}}'.encode()
-    head = f"HTTP/1.1 {status} X\r\nContent-Length: {len(body)}\r\n\r\n".encode()
-    one = member(says(head + body))
-    with pytest.raises(error, match=message) as raised:
+    one = member(refuses(*said))
+    with pytest.raises(error, match=said[-1]) as raised:
         client(one.endpoint, try_s=0.2).ask("/", {}, now() + PATIENCE_S, "test")
     assert isinstance(raised.value, error)

@@ -11,7 +11,7 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
-from lockplugins.contract import ConfigError, Guest, Mode, Resource, ResourceError
+from lockplugins.contract import ConfigError, Guest, LockError, Mode, Resource, ResourceError
 from lockplugins.etcd import keys, names
 from lockplugins.etcd.client import Answer, Client, UnknownOutcomeError
 from lockplugins.etcd.connection import Endpoint
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 GUEST = Guest("5f2c1d3e-0000-4000-8000-000000000001", "web1")
+WRITTEN = keys.Owner("0123", GUEST, 4711, 12.0).as_value()
 FAILOVERS = st.floats(LEAST_FAILOVER_S, 3600)
 
 
@@ -75,11 +76,10 @@ def test_a_name_that_nobody_could_read_is_refused() -> None:
 
 
 def test_a_value_says_who_it_is_and_is_one_of_a_kind() -> None:
-    owner = keys.Owner("0123", GUEST, 4711, 12.0)
-    read = keys.read_owner(owner.as_value())
+    read = keys.read_owner(WRITTEN)
     assert read is not None
     assert (read.sid, read.uuid, read.pid, read.proof_s) == ("0123", GUEST.uuid, 4711, 12.0)
-    assert read.as_value() == owner.as_value()
+    assert read.as_value() == WRITTEN
 
 
 @pytest.mark.parametrize(
@@ -94,6 +94,24 @@ def test_a_value_says_who_it_is_and_is_one_of_a_kind() -> None:
         '{"sid": 1}',
         '{"sid": "a", "proof_s": "12"}',
         "\0",
+        "\ud800",
+        *(
+            json.dumps(json.loads(WRITTEN) | {field: value})
+            for field, value in (
+                ("proof_s", float("nan")),
+                ("proof_s", float("inf")),
+                ("proof_s", -5),
+                ("proof_s", 0),
+                ("proof_s", 10**400),
+                ("sid", ""),
+                ("sid", "../0123"),
+                ("sid", "\ud800"),
+                ("host", "\ud800"),
+                ("pid", 0),
+                ("pid", 1 << 40),
+                ("guest", "x" * 10_000),
+            )
+        ),
     ],
 )
 def test_what_we_have_not_written_names_nobody(value: str) -> None:
@@ -147,10 +165,22 @@ def test_an_endpoint_is_a_url_or_host_and_port(url: str, shown: str) -> None:
     assert str(Endpoint(url)) == shown
 
 
-@pytest.mark.parametrize("url", ["", "ftp://a", "http://", "http://a:x", "http://a/v3", "a:99999"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "", "ftp://a", "http://", "http://a:x", "http://a/v3", "a:99999", "http://[::1", "http://[z]",
+        "unix:///run/etcd", "http://user:secret@a", "http://:secret@a", "http://a/#b", "http://a?b",
+    ],
+)  # fmt: skip
 def test_what_is_no_endpoint_is_refused(url: str) -> None:
     with pytest.raises(ConfigError, match="cannot use endpoint"):
         Endpoint(url)
+
+
+@pytest.mark.parametrize("host", ["a..b", "a" * 300])
+def test_what_can_be_no_name_is_not_looked_up(host: str) -> None:
+    with pytest.raises(LockError, match="cannot resolve etcd endpoint"):
+        Endpoint(f"http://{host}").resolve()
 
 
 def test_what_proves_nothing_is_not_asked() -> None:
