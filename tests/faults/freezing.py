@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_SIZE = 64 << 20
+SIZE = 64 << 20
 
 
 class Filesystem:
@@ -35,11 +35,13 @@ class Filesystem:
 
 
 @contextmanager
-def filesystem(directory: str | os.PathLike[str], options: str = "loop") -> Iterator[Filesystem]:
+def filesystem(
+    directory: str | os.PathLike[str], options: str = "loop", size: int = SIZE
+) -> Iterator[Filesystem]:
     """Make and mount one under `directory`; thawed and unmounted in the end."""
     image, path = f"{os.fspath(directory)}/ext4", f"{os.fspath(directory)}/mounted"
     with open(image, "wb") as file:
-        file.truncate(_SIZE)
+        file.truncate(size)
     os.mkdir(path)
     _run("mkfs.ext4", "-q", "-F", image)
     _run("mount", "-o", options, image, path)

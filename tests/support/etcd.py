@@ -73,12 +73,14 @@ class Tls:
 class Member:
     """One etcd process; `url` is its clients'."""
 
-    def __init__(self, name: str, directory: Path, host: str = _HOST) -> None:
+    def __init__(
+        self, name: str, directory: Path, host: str = _HOST, ports: tuple[int, int] | None = None
+    ) -> None:
         self.name = name
         self.directory = directory
         self.data = directory / name
         self.host = host
-        self.port, self.peer_port = free_ports(host)
+        self.port, self.peer_port = ports or free_ports(host)
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self, options: list[str], prefix: tuple[str, ...] = ()) -> None:

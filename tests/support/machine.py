@@ -6,6 +6,7 @@ and knows nothing of the supervisor.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import signal
@@ -62,7 +63,7 @@ class Machine:
         pid = self._process.pid
         with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as file:
             self.init_pid = int(file.read())
-        self._init_pidfd = os.pidfd_open(self.init_pid)
+        self.init_pidfd = os.pidfd_open(self.init_pid)
         return self
 
     def __exit__(
@@ -72,9 +73,10 @@ class Machine:
         _trace: TracebackType | None,
     ) -> None:
         """Kill process 1; it is gone when all the others are."""
-        signal.pidfd_send_signal(self._init_pidfd, signal.SIGKILL)
-        waiting.gone(self._init_pidfd, DEADLINE_S)
-        os.close(self._init_pidfd)
+        with contextlib.suppress(ProcessLookupError):  # it has ended by itself
+            signal.pidfd_send_signal(self.init_pidfd, signal.SIGKILL)
+        waiting.gone(self.init_pidfd, DEADLINE_S)
+        os.close(self.init_pidfd)
         self._process.communicate(timeout=DEADLINE_S)
         for process in self._started:
             process.communicate(timeout=DEADLINE_S)

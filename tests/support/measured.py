@@ -53,13 +53,22 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
             _write(title.removeprefix(_TITLE), lines)
 
 
-def _write(page: str, lines: Sequence[str]) -> None:
+def write(file: str, text: str) -> None:
+    """Put a page, or a picture, into docs/measured."""
     directory = os.path.join(CHECKOUT, "docs", "measured")
     os.makedirs(directory, exist_ok=True)
+    with open(os.path.join(directory, file), "w", encoding="utf-8") as page:
+        page.write(text)
+
+
+def heading(page: str) -> str:
+    """Return how a page begins: what was measured, and on what."""
     kernel = platform.release().partition("-")[0]
     machine = f"{platform.system()} {kernel}, {os.cpu_count()} CPUs"
     load = "load {:.1f} at the end, {:.1f} over 15 minutes".format(*os.getloadavg()[::2])
-    with open(os.path.join(directory, f"{page}.md"), "w", encoding="utf-8") as file:
-        python = f"Python {platform.python_version()}"
-        file.write(f"# Measured: {page}\n\n{machine}, {python}; {load}.\n\n")
-        file.writelines(f"* {line}\n" for line in lines)
+    python = f"Python {platform.python_version()}"
+    return f"# Measured: {page}\n\n{machine}, {python}; {load}.\n\n"
+
+
+def _write(page: str, lines: Sequence[str]) -> None:
+    write(f"{page}.md", heading(page) + "".join(f"* {line}\n" for line in lines))
