@@ -65,7 +65,7 @@ class Supervisor:
         self.launching = Launching(self)
         self._stop_timeout_s = spec.stop_timeout_s
         self._announced = False
-        self._fenced_at = 0.0
+        self._fenced_at = self._dying_s = 0.0
         self._actions = {
             Action.NOTHING: _nothing,
             Action.OFFER: self.launching.offer,
@@ -244,6 +244,7 @@ class Supervisor:
         self.loop.unwatch(self.child.end_pidfd)
         self.launching.hear_child()
         self.child.reap()
+        self._dying_s = now() - self._fenced_at
         if self.deadline is not None:
             self.deadline.stop()
         self.happen(Event.DEAD)
@@ -288,8 +289,7 @@ class Supervisor:
         if code == exitcodes.LEASE_LOST:
             how = f"pid {self.child.pid} had ended with {status}"
             if self._fenced_at:
-                took = now() - self._fenced_at
-                how = f"fenced, pid {self.child.pid} gone after {took:.2f} s"
+                how = f"fenced, pid {self.child.pid} gone after {self._dying_s:.2f} s"
             text += f"; {how}; exiting {code}"
         if code != exitcodes.OK:  # else it has migrated away, or was not needed
             announce.refusal(None if self._announced else self.spec.ready_fd, code, text)

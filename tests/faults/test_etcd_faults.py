@@ -10,6 +10,7 @@ import re
 import select
 import signal
 import sys
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -67,10 +68,15 @@ def test_without_a_quorum_the_guest_is_dead_within_what_status_announces(
     announced = guard.status()["deadline_s"]
     assert isinstance(announced, float)
     assert 0 < announced <= PROOF_S
-    ended = guard.wait(announced + DEADLINE_S)
-    assert is_dead(guard)
+    waiting.gone(guard.child_pidfd, announced + DEADLINE_S)
+    dead = time.monotonic()
+    ended = guard.wait(DEADLINE_S)
     assert ended.code == 112
     assert f"bound {PROOF_S:g} s" in ended.stderr
+    told = re.search(r"gone after ([\d.]+) s", ended.stderr)
+    assert told
+    giving_back_s = time.monotonic() - dead  # in vain
+    assert float(told[1]) < giving_back_s / 2
     cluster.members[0].send(signal.SIGCONT)
 
 
