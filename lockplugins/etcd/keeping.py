@@ -3,7 +3,9 @@
 A proof is a linearizable read that finds the session and every key ours; the
 answer of a keepalive is none. A session that etcd ended early is healed, if
 every key is still ours: each is written again, so that a taker who has seen it
-absent starts his watch anew. It must not know how ownership is taken.
+absent starts his watch anew. What a migration's source has handed over may be
+its destination's by now, and is no loss: it runs again only when it has found
+itself the owner of all of it. It must not know how ownership is taken.
 """
 
 from __future__ import annotations
@@ -24,11 +26,15 @@ WHAT = "proof of ownership"
 
 
 class Keeping:
-    """What one session owns: `held` has a name for people for each key, all of one value."""
+    """What one session owns: `held` has a name for people for each key, all of one value.
+
+    `is_handed`: what it has alone may be had by a migration's destination.
+    """
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self.held: dict[str, str] = {}  # changed by one thread, copied by others
+        self.held: dict[str, str] = {}  # changed in one step each time, copied by other threads
+        self.is_handed = False
         self.healed = 0
 
     def prove(self, client: Client, until: float) -> float:
@@ -106,7 +112,9 @@ class Keeping:
             raise LeaseLostError("keep", "the session", _fate(mine))
         wrong = [key for key in held if key not in found or found[key].value != self._session.value]
         for key in wrong:
-            if key in self.held:
+            if self.is_handed and key.endswith(f"/{keys.ALONE}"):
+                self.held.pop(key, None)
+            elif key in self.held:
                 raise LeaseLostError("keep", held[key], _fate(found.get(key)))
         return not wrong
 

@@ -4,8 +4,9 @@
     /lsup/v1/NAMESPACE/disk/ID/w        exclusive owner         no TTL
     /lsup/v1/NAMESPACE/disk/ID/r/SID    shared holder           no TTL
     /lsup/v1/NAMESPACE/disk/ID/p/SID    parked owner: gone when anybody has owned since
-    /lsup/v1/NAMESPACE/disk/ID/in       incoming intent of a migration
     /lsup/v1/NAMESPACE/vm/UUID/w        the guest itself, exclusive
+    /lsup/v1/NAMESPACE/in/UUID/w        who awaits the guest, as a migration's destination
+    /lsup/v1/NAMESPACE/out/UUID         how far an attempt to migrate it is
 
 No owner key has a TTL: what etcd does to a session, early or late, frees
 nothing. It must not know how keys are changed.
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from lockplugins.contract import Guest
 
 VERSION = "/lsup/v1/"
+ALONE = "w"  # of an owner's keys the last word
+INCOMING, OUTGOING = "in", "out"
 DEFAULT_NAMESPACE = "default"
 MOST_NAME_BYTES = 512  # etcd stands more; a person who reads a listing does not
 
@@ -40,7 +43,7 @@ class Place:
 
     @property
     def owner(self) -> str:
-        return self.below + "w"
+        return self.below + ALONE
 
     @property
     def readers(self) -> str:
@@ -50,10 +53,6 @@ class Place:
     def parked(self) -> str:
         return self.below + "p/"
 
-    @property
-    def incoming(self) -> str:
-        return self.below + "in"
-
     def claim(self, mode: str, sid: str) -> str:
         """Return the key of a holder in that mode."""
         return self.owner if mode == Mode.EXCLUSIVE else self.readers + sid
@@ -61,6 +60,10 @@ class Place:
 
 def session(namespace: str, sid: str) -> str:
     return f"{VERSION}{encoded(namespace)}/sess/{sid}"
+
+
+def attempt(namespace: str, uuid: str) -> str:
+    return f"{VERSION}{encoded(namespace)}/{OUTGOING}/{encoded(uuid)}"
 
 
 def encoded(name: str) -> str:

@@ -2,7 +2,8 @@
 
 Holds with: an owner key for each disk, for each reader of a shared one, and
 for the guest itself, none of which etcd ever ends; and a proof, not older than
-K, that all of them and the session are this guest's.
+K, that all of them and the session are this guest's. A migration's destination
+owns by one transaction, when its source has handed over (handover.py).
 Released when: a lease is released, or the guest is dead and its supervisor
 gives all back; after the supervisor's death a taker waits until it has seen
 the session absent for W by its own clock.
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
     from ssl import SSLContext
 
     from lockplugins.contract import Carrier, Finding, Guest, Holder, Resource
+    from lockplugins.etcd.handover import EtcdHandover
+    from lockplugins.handover import Handover
 
 DEFAULT_ENDPOINTS = "http://127.0.0.1:2379"
 ANSWER_S = 8.0  # for what a launch, a hot-plug or the end waits for
@@ -55,8 +58,8 @@ class EtcdPlugin(Plugin):
 
     name = "etcd"
     capabilities = (
-        Capability.RESOURCES, Capability.HOTPLUG, Capability.EXPIRES, Capability.GENERATIONS,
-        Capability.VM,
+        Capability.RESOURCES, Capability.HOTPLUG, Capability.MIGRATION, Capability.EXPIRES,
+        Capability.GENERATIONS, Capability.VM,
     )  # fmt: skip
     CONFIG_KEYS = (
         "endpoints", "namespace", "failover_s", "ca_cert", "cert", "key", "username",
@@ -77,7 +80,8 @@ class EtcdPlugin(Plugin):
         if "username" in config:
             self._login = Login(config["username"], config.get("password_file", ""))
         self._clients: list[Client] = []
-        self._leases: dict[Lease, Claim] = {}
+        self._handover: EtcdHandover | None = None
+        self.leases: dict[Lease, Claim] = {}
         self._given_up: dict[Lease, Claim] = {}
 
     def _client(self, endpoints: Sequence[Endpoint] = ()) -> Client:
@@ -91,6 +95,7 @@ class EtcdPlugin(Plugin):
 
     def open(self, guest: Guest) -> None:
         self._resolve()
+        self._guest = guest
         self._clients = [self._client(), self._client()]
         self._jobs, self._renewals = self._clients
         sid = new_sid()
@@ -98,9 +103,12 @@ class EtcdPlugin(Plugin):
         key = keys.session(self.namespace, sid)
         self._session = Session(key, sid, value, self.timing.ttl_s)
         self._keeping = Keeping(self._session)
-        self._taking = Taking(self._jobs, self._keeping, self.namespace, self.timing, self._session)
+        self._taking = self._new_taking()
         self._giving_up = GivingUp(self._jobs, self._keeping, self._session)
         self._keeping.heal(self._jobs, now() + ANSWER_S)
+
+    def _new_taking(self) -> Taking:
+        return Taking(self._jobs, self._keeping, self.namespace, self.timing, self._session)
 
     def _resolve(self) -> None:
         """Look every member's name up; one that has an address is enough."""
@@ -114,18 +122,27 @@ class EtcdPlugin(Plugin):
             raise failure
 
     def acquire(self, resources: Sequence[Resource], wait_until: float | None) -> list[Lease]:
-        located = [(resource, self._place(resource)) for resource in resources]
-        wanted = self._claims(located)
+        located = [(resource, self.place_of(resource)) for resource in resources]
+        return self.acquire_all(located, [], wait_until)
+
+    def acquire_all(
+        self,
+        located: Sequence[tuple[Resource, keys.Place]],
+        besides: Sequence[Claim],
+        wait_until: float | None,
+    ) -> list[Lease]:
+        """Acquire all of it, and have what is claimed besides, or nothing."""
+        wanted = [*besides, *self._claims(located)]
         revision = self._take(wanted, wait_until) if wanted else 0
         leases = []
         for resource, place in located:
             lease = Lease(resource, self.namespace, place.name, revision)
             mode = Mode.EXCLUSIVE if place.owner in self._keeping.held else Mode.SHARED
-            self._leases[lease] = Claim(resource, place, mode, self._session.sid)
+            self.leases[lease] = Claim(resource, place, mode, self._session.sid)
             leases.append(lease)
         return leases
 
-    def _place(self, resource: Resource) -> keys.Place:
+    def place_of(self, resource: Resource) -> keys.Place:
         if resource.type == ResourceType.VM:
             return keys.Place(self.namespace, ResourceType.VM, resource.path)
         return keys.Place(self.namespace, ResourceType.DISK, names.of(resource))
@@ -165,16 +182,28 @@ class EtcdPlugin(Plugin):
                 raise self._taking.refusal(claims)
             pause(min(POLL_S, wait_until - now()))
 
+    def migration(self) -> Handover:
+        if self._handover is None:
+            from lockplugins.etcd.attempt import Attempt  # only where a guest migrates
+            from lockplugins.etcd.handover import EtcdHandover
+
+            ours = self._jobs, self._keeping, self._session
+            attempt = Attempt(*ours, self.namespace, self._guest.uuid)
+            self._handover = EtcdHandover(self, attempt, self._new_taking())
+        return self._handover
+
     def release(self, lease: Lease) -> None:
-        if (claim := self._leases.get(lease)) is None:
+        if (claim := self.leases.get(lease)) is None:
             raise LockError("release", f"the lease on {lease.resource}", "this guest has none")
+        if self._handover is not None and self._handover.leaves(claim):
+            return
         self._given_up[lease] = claim
-        same = [other for other in self._leases.values() if other.key == claim.key]
+        same = [other for other in self.leases.values() if other.key == claim.key]
         if len(same) == 1:  # else another is on the same disk
             self._keeping.held.pop(claim.key, None)
             name = f"lease on {lease.resource}"
             self._giving_up.let_go(claim.key, claim.place, now() + ANSWER_S, name)
-        del self._leases[lease]
+        del self.leases[lease]
 
     def reacquire(self, lease: Lease) -> None:
         name = f"the lease on {lease.resource}"
@@ -184,7 +213,7 @@ class EtcdPlugin(Plugin):
             self._giving_up.take_back(claim.key, claim.place, now() + ANSWER_S, name)
             self._keeping.held |= {claim.key: lease.resource}
         del self._given_up[lease]
-        self._leases[lease] = claim
+        self.leases[lease] = claim
 
     def renew(self) -> float:
         until = now() + self.PROOF_TERM_S
@@ -197,6 +226,8 @@ class EtcdPlugin(Plugin):
     def close(self) -> None:
         """End the session, so that nobody has to watch it, and forget what was given up."""
         try:
+            if self._handover is not None:
+                self._handover.close()
             for lease, claim in self._given_up.items():
                 name = f"lease on {lease.resource}"
                 self._giving_up.forget(claim.place, now() + ANSWER_S, name)
@@ -234,11 +265,11 @@ class EtcdPlugin(Plugin):
         return found
 
     def named(self, resource: Resource) -> list[tuple[str, str]]:
-        return [(self.namespace, self._place(resource).name)]
+        return [(self.namespace, self.place_of(resource).name)]
 
     def inquire(self, resource: Resource) -> list[Holder]:
         self._resolve()
-        place = self._place(resource)
+        place = self.place_of(resource)
         transaction = Transaction()
         transaction.read(place.owner)
         transaction.read(place.readers, below=True)

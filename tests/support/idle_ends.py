@@ -21,11 +21,13 @@ UUID = "5f2c1d3e-0000-4000-8000-00000000001e"
 class End:
     """One end: a QEMU under a guard, its monitor and control pipe."""
 
-    def __init__(self, guards: Guards, leases: list[tuple[str, str]], uri: str | None) -> None:
+    def __init__(
+        self, guards: Guards, leases: list[tuple[str, str]], uri: str | None, uuid: str = UUID
+    ) -> None:
         self.monitor = Monitor()
         arrives = [] if uri is None else ["-incoming", uri]
         argv = idle_argv(extra=[*self.monitor.argv, *arrives])
-        spec = guards.spec(*leases, name="web1", uuid=UUID, incoming=uri is not None)
+        spec = guards.spec(*leases, name="web1", uuid=uuid, incoming=uri is not None)
         self.guard = guards.start(spec, argv, pass_fds=[self.monitor.fd]).ready()
         self.control = Wire(f"{self.guard.path}/control")
 

@@ -35,13 +35,13 @@ def test_no_state_that_an_end_can_get_into_is_without_rows() -> None:
 
 
 def test_a_plugin_that_gives_leases_up_migrates_by_itself() -> None:
-    """The page counts on a paused guest's leases: of sanlock docs/migration.md says the rest."""
+    """The page counts on a paused guest's leases: of others docs/migration.md says the rest."""
     both = {Capability.MIGRATION, Capability.GENERATIONS}
     found = [
         name for name in registry.known() if both <= {*registry.plugin_class(name).capabilities}
     ]
-    assert found == ["sanlock"]
-    assert "## With sanlock" in read("docs/migration.md")
+    assert found == ["sanlock", "etcd"]
+    assert all(f"## With {name}" in read("docs/migration.md") for name in found)
 
 
 def test_everything_that_can_happen_is_done_by_a_test() -> None:

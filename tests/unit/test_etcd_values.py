@@ -58,7 +58,7 @@ def test_a_time_that_cannot_hold_is_refused(wrong: str) -> None:
 def test_no_name_looks_like_a_part_of_another_ones_keys(one: str, other: str) -> None:
     hypothesis.assume(one != other)
     mine, theirs = (keys.Place("fleet", "disk", name) for name in (one, other))
-    for key in (mine.owner, mine.readers + "sid", mine.incoming, mine.parked):
+    for key in (mine.owner, mine.readers + "sid", mine.parked):
         assert not key.startswith(theirs.below)
     assert keys.decoded(mine.below.split("/")[-2]) == one
 

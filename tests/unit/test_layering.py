@@ -151,7 +151,7 @@ ARROWS: dict[str, set[str]] = {
     "lockplugins.nop": set(),
     "lockplugins.vm": {"lockplugins.kernel_locks"},
     "lockplugins.sanlock": {HANDOVER, "lockplugins.kernel_locks"},  # its list of mounts
-    "lockplugins.etcd": set(),
+    "lockplugins.etcd": {HANDOVER},
 }  # fmt: skip
 
 # What a module may not call while it is imported, unless it is the path arithmetic of os.path.
