@@ -88,7 +88,7 @@ def _acquire(plugin: EtcdPlugin, many: int, disks: list[str]) -> Callable[[], fl
             forgetting.delete(taken)
         forgetting.commit(plugin._jobs, now() + _PATIENCE_S, "all leases")
         plugin._keeping.held.clear()
-        plugin._leases.clear()
+        plugin.leases.clear()
         return took
 
     return row
