@@ -26,7 +26,10 @@ from tests.bench import (  # noqa: E402 - as above
     bars,
     ending,
     etcd_acquire,
+    etcd_failover,
     etcd_launch,
+    etcd_renewals,
+    etcd_staying,
     getchild,
     idle,
     launch,
@@ -93,7 +96,10 @@ PAGES = {
         Etcd,
         {
             "etcd-acquire": (etcd_acquire.measure, 200, 5),
-            "etcd-launch": (etcd_launch.measure, 40, 2),
+            "etcd-launch": (etcd_launch.measure, 30, 2),
+            "etcd-renewals": (etcd_renewals.measure, 5, 1),
+            "etcd-staying": (etcd_staying.measure, 100, 5),
+            "etcd-failover": (etcd_failover.measure, 2, 1),
         },
     ),
 }

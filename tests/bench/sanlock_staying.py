@@ -3,42 +3,23 @@
 from __future__ import annotations
 
 import re
-import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tests.bench import idle, memory, ours
-from tests.bench.report import Aim, Section, Table, number
+from tests.bench import memory, ours, staying
+from tests.bench.report import Aim, Section
 from tests.bench.sanlock_peers import CLIENT, IO_TIMEOUT_S, MODES, OURS_PIDNS
 from tests.bench.starting import first_below
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from tests.bench.memory import Usage
     from tests.bench.sanlock_peers import Sanlock
     from tests.bench.starting import Lab, Started
 
 INIT = f"init of {OURS_PIDNS}"
 _MB_AIM, _WAKES_AIM = 4.5, 40.0
-_SETTLED_S = 2.0
 _IDLE_S, _QUICK_IDLE_S, _MANY = 30, 10, 50
 _DAEMON = "sanlock daemon"
 # In the daemon's log, when a guard has it say what its guest holds.
 _PROOF = re.compile(r"cmd_inquire \S+ ci_in")
-
-
-@dataclass(frozen=True)
-class Found:
-    """What the kernel said of each of many; `a_minute`: switches, voluntary or not, and CPU µs.
-
-    `proofs` are how often, each minute, the daemon was asked what a guest holds.
-    """
-
-    many: int
-    usage: Usage
-    a_minute: Sequence[float] = ()
-    proofs: float = 0
 
 
 def measure(lab: Lab, peers: Sanlock, count: int) -> Section:
@@ -52,7 +33,11 @@ def measure(lab: Lab, peers: Sanlock, count: int) -> Section:
         f"`{CLIENT}` nothing stays: it has become the command. A guard has its guest's leases "
         "proven every 5 s; the daemon's rows are what that costs the host, all guests together.",
     )
-    found = _look(peers, {f"{_DAEMON} that holds nothing": [peers.daemon.pid]}, seconds)
+
+    def look(kinds: dict[str, list[int]]) -> dict[str, staying.Found]:
+        return staying.look(kinds, seconds, lambda: len(_PROOF.findall(peers.daemon.said())))
+
+    found = look({f"{_DAEMON} that holds nothing": [peers.daemon.pid]})
     for name in (CLIENT, ours.GUARD, *MODES):
         started = _start(lab, peers, name, count)
         pids = {} if name == CLIENT else {name: [one.pid for one in started]}
@@ -60,13 +45,13 @@ def measure(lab: Lab, peers: Sanlock, count: int) -> Section:
             pids[INIT] = [first_below(one.pid) for one in started]
         if name != ours.GUARD:
             pids[f"{_DAEMON} that holds for {count}: {name}"] = [peers.daemon.pid]
-        found |= _look(peers, pids, seconds)
+        found |= look(pids)
         for one in started:
             lab.end(one)
         lab.stamps()
     for name, host in peers.hosts.items():
-        found[f"libvirtd ({name})"] = Found(1, memory.each([host.libvirtd_pid]))
-    section.tables.append(_table(found))
+        found[f"libvirtd ({name})"] = staying.Found(1, memory.each([host.libvirtd_pid]))
+    section.tables.append(staying.table(found, (*MODES, INIT), MODES))
     for name in (*MODES, INIT):
         usage = found[name].usage["Pss"]
         section.aims.append(Aim(f"{name}: PSS of each of {count}", usage, _MB_AIM, "MB"))
@@ -90,50 +75,3 @@ def _start(lab: Lab, peers: Sanlock, name: str, count: int) -> list[Started]:
         started.append(lab.spawn([*words, *lab.holding]))
         lab.await_stamp(started[-1])
     return started
-
-
-def _look(peers: Sanlock, kinds: dict[str, list[int]], seconds: int) -> dict[str, Found]:
-    """Return what each of a kind, given by its pids, has and does meanwhile."""
-    idle.pause(_SETTLED_S)
-    usage = {name: memory.each(pids) for name, pids in kinds.items()}
-    begin, before = time.monotonic(), {name: _sums(pids) for name, pids in kinds.items()}
-    asked = _proofs(peers)
-    idle.pause(seconds)
-    asked = _proofs(peers) - asked
-    minutes = (time.monotonic() - begin) / 60
-    found = {}
-    for name, pids in kinds.items():
-        more = [new - old for old, new in zip(before[name], _sums(pids), strict=True)]
-        a_minute = [each / len(pids) / minutes for each in more]
-        found[name] = Found(len(pids), usage[name], a_minute, asked / len(pids) / minutes)
-    return found
-
-
-def _proofs(peers: Sanlock) -> int:
-    return len(_PROOF.findall(peers.daemon.said()))
-
-
-def _sums(pids: list[int]) -> list[int]:
-    return [sum(column) for column in zip(*map(idle.count, pids), strict=True)]
-
-
-def _table(found: dict[str, Found]) -> Table:
-    rows = []
-    for name, each in sorted(found.items(), key=lambda row: row[1].usage["Pss"]):
-        private = each.usage["Private_Clean"] + each.usage["Private_Dirty"]
-        a_minute = ["", "", "", ""]
-        if each.a_minute:
-            voluntary, forced, cpu_us = each.a_minute
-            a_minute = [*map(number, (voluntary, forced, cpu_us / 1000)), ""]
-        if name in MODES:
-            a_minute[-1] = number(each.proofs)
-        rows.append([
-            f"**{name}**" if name in (*MODES, INIT) else name, str(each.many),
-            number(each.usage["Pss"]), number(private), number(each.usage["Rss"]),
-            *a_minute,
-        ])  # fmt: skip
-    head = (
-        "process", "at once", "PSS MB", "private MB", "RSS MB",
-        "voluntary switches/min", "involuntary/min", "CPU ms/min", "leases proven/min",
-    )  # fmt: skip
-    return Table("Memory and wake-ups of each", head, rows)
