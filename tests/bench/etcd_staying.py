@@ -47,7 +47,7 @@ def measure(lab: Lab, peers: Etcd, count: int) -> Section:
         for one in started:
             lab.end(one)
         lab.stamps()
-    section.tables += [staying.table(found, guards, ()), _renewals(peers, found, count, every)]
+    section.tables += [staying.table(found, guards), _renewals(peers, found, count, every)]
     for name in guards:
         usage = found[name].usage["Pss"]
         section.aims.append(Aim(f"{name}: PSS of each of {count}", usage, _AIM_MB, "MB"))

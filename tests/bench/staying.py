@@ -56,24 +56,25 @@ def _sums(pids: list[int]) -> list[int]:
     return [sum(column) for column in zip(*map(idle.count, pids), strict=True)]
 
 
-def table(found: dict[str, Found], ours: Collection[str], proven: Collection[str]) -> Table:
+def table(found: dict[str, Found], ours: Collection[str], proven: Collection[str] = ()) -> Table:
     """Return all of it; `ours` stand out, and of `proven` it is told how often they were."""
     rows = []
     for name, each in sorted(found.items(), key=lambda row: row[1].usage["Pss"]):
         private = each.usage["Private_Clean"] + each.usage["Private_Dirty"]
-        a_minute = ["", "", "", ""]
+        a_minute = ["", "", ""]
         if each.a_minute:
             voluntary, forced, cpu_us = each.a_minute
-            a_minute = [*map(number, (voluntary, forced, cpu_us / 1000)), ""]
-        if name in proven:
-            a_minute[-1] = number(each.asked)
+            a_minute = [*map(number, (voluntary, forced, cpu_us / 1000))]
+        if proven:
+            a_minute.append(number(each.asked) if name in proven else "")
         rows.append([
             f"**{name}**" if name in ours else name, str(each.many),
             number(each.usage["Pss"]), number(private), number(each.usage["Rss"]),
             *a_minute,
         ])  # fmt: skip
-    head = (
+    head = [
         "process", "at once", "PSS MB", "private MB", "RSS MB",
-        "voluntary switches/min", "involuntary/min", "CPU ms/min", "leases proven/min",
-    )  # fmt: skip
+        "voluntary switches/min", "involuntary/min", "CPU ms/min",
+    ]  # fmt: skip
+    head += ["leases proven/min"] if proven else []
     return Table("Memory and wake-ups of each", head, rows)
