@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from lockplugins.etcd.connection import Endpoint
+    from lockplugins.etcd.trust import Trust
 
 _PEM = re.compile(rb"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
 _VERSION = 0xA0  # the only field of a certificate that may be left out before its validity
@@ -35,9 +36,9 @@ def first_end(path: str) -> float:
     return min(_end(ssl.PEM_cert_to_DER_cert(pem.decode("ascii"))) for pem in found)
 
 
-def end_of_members(endpoint: Endpoint, context: ssl.SSLContext, until: float) -> float:
+def end_of_members(endpoint: Endpoint, trust: Trust, until: float) -> float:
     """Return when the one ends that a member shows, if it answers until then."""
-    connection = Connection(endpoint, context)
+    connection = Connection(endpoint, trust)
     try:
         return _end(connection.certificate(until))
     finally:

@@ -8,8 +8,6 @@ on disks.
 
 from __future__ import annotations
 
-import ssl
-
 from lockplugins.contract import ConfigError, LeaseUnknownError, LockError, cause
 from lockplugins.etcd.connection import (
     Connection,
@@ -23,6 +21,8 @@ from lockplugins.etcd.connection import (
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from lockplugins.etcd.trust import Trust
 
     Message = dict[str, object]
 
@@ -118,13 +118,13 @@ class Client:
     def __init__(
         self,
         endpoints: Sequence[Endpoint],
-        context: ssl.SSLContext | None = None,
+        trust: Trust | None = None,
         login: Login | None = None,
         believed: Believed | None = None,
         try_s: float = TRY_S,
     ) -> None:
         self._endpoints = tuple(endpoints)
-        self._connections = [Connection(endpoint, context) for endpoint in endpoints]
+        self._connections = [Connection(endpoint, trust) for endpoint in endpoints]
         self._login = login
         self._believed = believed or Believed()
         self._try_s = try_s
@@ -226,21 +226,3 @@ def _refusal(what: str, endpoint: str, status: int, found: Message) -> RefusedEr
     elif number == _UNAUTHENTICATED or "authentication" in reason:
         advice = "see username and password_file"
     return RefusedError("get", what, f"{endpoint}: {reason} (code {number})", advice)
-
-
-def tls_context(ca_cert: str | None, cert: str | None, key: str | None) -> ssl.SSLContext:
-    """Return what members are trusted by, and what they may trust us by; raises ConfigError."""
-    for path in filter(None, (ca_cert, cert, key)):
-        try:
-            with open(path, "rb"):
-                pass
-        except OSError as error:
-            raise ConfigError("read", path, cause(error), "see [etcd]") from error
-    try:
-        context = ssl.create_default_context(cafile=ca_cert)
-        if cert:
-            context.load_cert_chain(cert, key, password="")  # nobody is asked for it
-    except (ssl.SSLError, OSError) as error:
-        paths = " ".join(filter(None, (ca_cert, cert, key)))
-        raise ConfigError("use", f"TLS files {paths}", f"{error}", "see [etcd]") from error
-    return context

@@ -20,7 +20,7 @@ from lockplugins.contract import ConfigError, LockError, cause
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import ssl
+    from lockplugins.etcd.trust import Trust
 
 LONGEST_ANSWER = 8 << 20
 DEFAULT_PORT = 2379
@@ -81,10 +81,10 @@ class Endpoint:
 class Connection(http.client.HTTPConnection):
     """A kept connection to one member, for one thread; made anew when it is lost."""
 
-    def __init__(self, endpoint: Endpoint, context: ssl.SSLContext | None) -> None:
+    def __init__(self, endpoint: Endpoint, trust: Trust | None) -> None:
         super().__init__(endpoint.host, endpoint.port)
         self._endpoint = endpoint
-        self._context = context
+        self._trust = trust
         self._until = 0.0
         self.response_class = self._response  # type: ignore[assignment]  # it makes one
 
@@ -124,9 +124,9 @@ class Connection(http.client.HTTPConnection):
                 sock.connect(address)
                 sock.settimeout(self.left())
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                if self._context is not None and self._endpoint.secure:
+                if self._trust is not None and self._endpoint.secure:
                     name = self._endpoint.host
-                    sock = self._context.wrap_socket(sock, server_hostname=name)
+                    sock = self._trust.context().wrap_socket(sock, server_hostname=name)
             except OSError as error:
                 sock.close()
                 failure = error

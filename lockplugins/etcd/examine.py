@@ -15,13 +15,13 @@ from lockplugins.etcd.transaction import Transaction
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from lockplugins.contract import Finding, Resource
     from lockplugins.etcd.client import Client, Message
     from lockplugins.etcd.connection import Endpoint
     from lockplugins.etcd.timing import Timing
+    from lockplugins.etcd.trust import Trust
 
 MEMBER, CLUSTER, QUORUM, ALARM = "etcd member", "etcd cluster", "etcd quorum", "etcd alarms"
 VERSION, CERTIFICATE, TIMES, NAME = "etcd version", "etcd TLS", "failover", "name"
@@ -107,14 +107,14 @@ def _version(version: str) -> Finding:
 
 
 def of_certificates(
-    files: Iterable[str | None], members: Iterable[Endpoint], context: ssl.SSLContext
+    files: Iterable[str | None], members: Iterable[Endpoint], trust: Trust
 ) -> Iterator[Finding]:
     """Yield until when the certificates are valid by which we and the members trust each other."""
     for path in filter(None, files):
         yield _certificate(path, partial(certificates.first_end, path))
     for member in members:
         if member.secure:
-            end = partial(certificates.end_of_members, member, context, now() + ANSWER_S)
+            end = partial(certificates.end_of_members, member, trust, now() + ANSWER_S)
             yield _certificate(str(member), end)
 
 

@@ -28,7 +28,7 @@ from lockplugins.contract import (
     UnsupportedError,
 )
 from lockplugins.etcd import keys, names
-from lockplugins.etcd.client import Believed, Client, Login, tls_context
+from lockplugins.etcd.client import Believed, Client, Login
 from lockplugins.etcd.connection import Endpoint, now, pause
 from lockplugins.etcd.giving_up import GivingUp
 from lockplugins.etcd.keeping import Keeping
@@ -36,11 +36,11 @@ from lockplugins.etcd.session import Session, new_sid
 from lockplugins.etcd.taking import Blocker, Claim, Taking
 from lockplugins.etcd.timing import Timing
 from lockplugins.etcd.transaction import Transaction
+from lockplugins.etcd.trust import Trust
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from ssl import SSLContext
 
     from lockplugins.contract import Carrier, Finding, Guest, Holder, Resource
     from lockplugins.etcd.handover import EtcdHandover
@@ -79,6 +79,9 @@ class EtcdPlugin(Plugin):
         self._login: Login | None = None
         if "username" in config:
             self._login = Login(config["username"], config.get("password_file", ""))
+        self._trust: Trust | None = None
+        if any(endpoint.secure for endpoint in self._endpoints):
+            self._trust = Trust(*(config.get(key) for key in ("ca_cert", "cert", "key")))
         self._clients: list[Client] = []
         self._handover: EtcdHandover | None = None
         self.leases: dict[Lease, Claim] = {}
@@ -86,14 +89,11 @@ class EtcdPlugin(Plugin):
 
     def _client(self, endpoints: Sequence[Endpoint] = ()) -> Client:
         believed = None if endpoints else self._believed
-        return Client(endpoints or self._endpoints, self._context(), self._login, believed)
-
-    def _context(self) -> SSLContext | None:
-        if not any(endpoint.secure for endpoint in self._endpoints):
-            return None
-        return tls_context(*(self.config.get(key) for key in ("ca_cert", "cert", "key")))
+        return Client(endpoints or self._endpoints, self._trust, self._login, believed)
 
     def open(self, guest: Guest) -> None:
+        if self._trust is not None:
+            self._trust.context()  # what cannot be used is said at once
         self._resolve()
         self._guest = guest
         self._clients = [self._client(), self._client()]
@@ -250,9 +250,9 @@ class EtcdPlugin(Plugin):
         clients: list[Client] = []
         try:
             self._resolve()
-            if (context := self._context()) is not None:
+            if self._trust is not None:
                 files = (self.config.get("ca_cert"), self.config.get("cert"))
-                found += examine.of_certificates(files, self._endpoints, context)
+                found += examine.of_certificates(files, self._endpoints, self._trust)
             clients = [self._client([one]) for one in self._endpoints]
             clients.append(self._client())
             members = list(zip(map(str, self._endpoints), clients, strict=False))
