@@ -26,15 +26,19 @@ SESSIONS = f"/lsup/v1/{NAMESPACE}/sess/"
 PATIENCE_S = 10.0
 HEALED_S = 6.0  # longer than from one proof to the next
 HEALED = "sessions made anew by their guards"
-_SHORT_S, _LONG_S = (0.3, 3.0), (6.5, 12.0)  # less, and more, than any guest has without a proof
+_SHORT_S, _LONG_S = (0.3, 3.0), (8.5, 12.0)  # less, and more, than any guest has without a proof
 
 
-def victims(lab: Lab, rng: Random) -> list[Contender]:
-    """Choose one whose guest runs, of ours and of theirs; waits a while for one of ours."""
+def await_guest(lab: Lab) -> None:
+    """Return when one of ours runs, or is not to be had for a while."""
     end = time.monotonic() + PATIENCE_S
     while time.monotonic() < end and lab.pause(0.1):
         if any(name.startswith(OURS) for name in lab.watching.alive()):
-            break
+            return
+
+
+def victims(lab: Lab, rng: Random) -> list[Contender]:
+    """Choose one whose guest runs, of ours and of theirs, as far as there is one."""
     alive = lab.watching.alive()
     found = []
     for side in (OURS, THEIRS):

@@ -35,7 +35,8 @@ WAIT_S = 30
 DEADLINE_S = 60.0
 SETTLED_S = 2.0
 FAILED_S = 1.5
-_TURN_S = (6.0, 16.0)
+_TURN_S = (2.0, 10.0)  # from its guest's first write
+_LONGEST_S = 20.0  # also of a guest that boots for ever
 _EXPECTED = {0, 110, 111, 112, 128 + signal.SIGTERM, 128 + signal.SIGKILL, -signal.SIGKILL,
              -signal.SIGTERM}  # fmt: skip
 _WRITES_PER_S = 200  # without a bound guests would take all of the machine
@@ -67,13 +68,13 @@ class Contender(threading.Thread):
             self.current = run_name(self.side, self.node.name, disks, self._number)
             self.hurts = []
             try:
-                self._turn(disks, self._rng.uniform(*_TURN_S))
+                self._turn(disks)
             finally:
                 self.process = None
             has_run = self._lab.watching.has_begun(self.current)
             self._lab.pause(self._rng.uniform(0.05, 0.5) if has_run else FAILED_S)
 
-    def _turn(self, disks: Sequence[str], turn_s: float) -> None:
+    def _turn(self, disks: Sequence[str]) -> None:
         raise NotImplementedError
 
     def signal(self, number: signal.Signals) -> None:
@@ -81,10 +82,20 @@ class Contender(threading.Thread):
         if (process := self.process) is not None:
             process.send_signal(number)
 
+    def _stay(self, ends_within: Callable[[float], bool]) -> None:
+        """Let the guest run for a turn, or until it ends."""
+        latest = end = time.monotonic() + _LONGEST_S
+        while time.monotonic() < end and not ends_within(0.2):
+            if end == latest and self._has_written():
+                end = min(latest, time.monotonic() + self._rng.uniform(*_TURN_S))
+
+    def _has_written(self) -> bool:
+        return self._console.exists() and b"ready nonce=" in self._console.read_bytes()
+
     def guest(self, disks: Sequence[str]) -> list[str]:
         """Return the guest's command, which writes at a bounded rate."""
         images = [str(self._home / disk) for disk in disks]
-        argv = qemu.guest_argv(*images, guest=f"{self.node.name}-{self._number}", serial="null")
+        argv = qemu.guest_argv(*images, guest=self.node.name, serial=f"file:{self._console}")
         bound = f",throttling.iops-total={_WRITES_PER_S}"
         argv = [word + bound if word.startswith("file=") else word for word in argv]
         return [str(self._home / "bin" / qemu.QEMU), *argv[1:]]
@@ -96,6 +107,10 @@ class Contender(threading.Thread):
                 *argv, env=env, pass_fds=pass_fds, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
         return self.process
+
+    @property
+    def _console(self) -> Path:
+        return self.log_file.with_suffix(".console")
 
     @property
     def log_file(self) -> Path:
@@ -124,7 +139,7 @@ class Ours(Contender):
 
     side = OURS
 
-    def _turn(self, disks: Sequence[str], turn_s: float) -> None:
+    def _turn(self, disks: Sequence[str]) -> None:
         read_fd, write_fd = os.pipe()
         words = [PROGRAM, "run", "--config", str(self._home / f"{self.node.name}.toml")]
         words += ["--runtime-dir", str(self._home / f"run-{self.node.name}")]
@@ -138,8 +153,8 @@ class Ours(Contender):
             line = announcement.readline().decode()
         if line.startswith("READY "):
             generation = int(line.split("generation=")[1])
-            if not _ends_within(process.pid, turn_s):
-                process.send_signal(signal.SIGTERM)
+            self._stay(lambda seconds: _ends_within(process.pid, seconds))
+            process.send_signal(signal.SIGTERM)
         self.ended(process, DEADLINE_S, generation)
 
 
@@ -148,7 +163,7 @@ class Theirs(Contender):
 
     side = THEIRS
 
-    def _turn(self, disks: Sequence[str], turn_s: float) -> None:
+    def _turn(self, disks: Sequence[str]) -> None:
         words = ["etcdctl", "--endpoints", self._lab.cluster.endpoints, "lock", f"--ttl={TTL_S}"]
         process = self.launch(*words, LOCK, "--", *self.guest(disks))
         while not self._has_begun():
@@ -156,9 +171,7 @@ class Theirs(Contender):
             if _ends_within(process.pid, 0.1) and not _settles(self._has_begun):
                 self.ended(process, DEADLINE_S, 0)
                 return
-        end = time.monotonic() + turn_s
-        while time.monotonic() < end and self._is_up() and self._lab.pause(0.1):
-            pass
+        self._stay(lambda seconds: not (self._lab.pause(seconds) and self._is_up()))
         self._lab.watching.signal(self.current, signal.SIGTERM)
         waiting.until(lambda: not self._is_up(), DEADLINE_S, f"the guest of {self.current} ends")
         self.ended(process, DEADLINE_S, 0)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tests.faults.race.verdict import Run
 
 STRIP_S = 300.0
-_WIDTH, _NAMES, _TOP, _LANE, _ROW, _GAP = 1240, 170, 60, 11, 9, 34
+_WIDTH, _NAMES, _TOP, _LANE, _ROW, _GAP = 1240, 170, 60, 11, 12, 34
 _TICK_S = 30
 _STYLE = """
   text { font: 11px system-ui, sans-serif; fill: #3d444d }
@@ -28,7 +28,6 @@ _STYLE = """
     .overlap { fill: #ff7b72 }
   }
 """
-
 _LEGEND = (
     "guests, by host:"
     + "".join(f' <tspan class="h{number}">h{number}</tspan>' for number in range(3))
@@ -77,7 +76,7 @@ class _Strip:
             for fault in self._report.faults:
                 if fault.kind == kind:
                     what = f"{kind} {fault.what}"
-                    parts += self._bar("fault", fault.begin, fault.end, _ROW - 3, what)
+                    parts += self._bar("fault", fault.begin, fault.end, _ROW - 4, what)
             self._y += _ROW
         self.bottom = self._y
         return self._ticks(offset) + parts

@@ -104,13 +104,17 @@ class Report:
         return len(members) > 1 or any(host in fault.hosts for fault in during)
 
     def needless_during(self) -> str:
-        """Say what was going on when guests ended needlessly."""
+        """Say what was done to the cluster and to its network when guests ended needlessly."""
         kinds: Counter[str] = Counter()
         for run in self.needless:
             begin = run.end - LOOKED_BACK_S
-            going_on = {f.kind for f in self.faults if f.begin < run.end and f.end > begin}
+            going_on = {
+                fault.kind
+                for fault in self.faults
+                if fault.begin < run.end and fault.end > begin and "/" not in fault.what
+            }
             kinds[" and ".join(sorted(going_on)) or "nothing"] += 1
-        return "; ".join(f"{kind}: {count}" for kind, count in kinds.most_common())
+        return "; ".join(f"during {kind}: {count}" for kind, count in kinds.most_common())
 
     def lines(self) -> list[str]:
         """Return the page, below its heading."""
