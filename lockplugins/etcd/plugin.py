@@ -28,7 +28,7 @@ from lockplugins.contract import (
     UnsupportedError,
 )
 from lockplugins.etcd import keys, names
-from lockplugins.etcd.client import Believed, Client, Login
+from lockplugins.etcd.client import Believed, Client, Login, RefusedError, UnreachableError
 from lockplugins.etcd.connection import Endpoint, now, pause
 from lockplugins.etcd.giving_up import GivingUp
 from lockplugins.etcd.keeping import Keeping
@@ -200,10 +200,17 @@ class EtcdPlugin(Plugin):
         self._given_up[lease] = claim
         same = [other for other in self.leases.values() if other.key == claim.key]
         if len(same) == 1:  # else another is on the same disk
-            self._keeping.held.pop(claim.key, None)
-            name = f"lease on {lease.resource}"
-            self._giving_up.let_go(claim.key, claim.place, now() + ANSWER_S, name)
+            self._let_go(lease, claim)
         del self.leases[lease]
+
+    def _let_go(self, lease: Lease, claim: Claim) -> None:
+        held, until = self._keeping.held, now() + ANSWER_S
+        held.pop(claim.key, None)
+        try:
+            self._giving_up.let_go(claim.key, claim.place, until, f"lease on {lease.resource}")
+        except (RefusedError, UnreachableError):
+            held |= {claim.key: lease.resource}  # as before, and to be proven
+            raise
 
     def reacquire(self, lease: Lease) -> None:
         name = f"the lease on {lease.resource}"

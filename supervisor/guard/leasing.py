@@ -10,6 +10,7 @@ from operator import attrgetter
 from lockplugins.contract import (
     Capability,
     ConfigError,
+    LeaseState,
     LeaseUnknownError,
     LockError,
     Mode,
@@ -118,7 +119,11 @@ class Leasing:
 
     def _give_back(self, leases: "list[Lease]") -> None:
         for lease in reversed(leases):
-            self._supervisor.plugin.release(lease)
+            try:
+                self._supervisor.plugin.release(lease)
+            except LeaseUnknownError:
+                lease.state = LeaseState.UNKNOWN
+                raise
             self._supervisor.leases = [x for x in self._supervisor.leases if x is not lease]
 
     def _change(self, event: str, job: "Callable[[], Lease]", done: "Done") -> None:

@@ -15,17 +15,20 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from lockplugins.contract import LockError
 from lockplugins.etcd.connection import now
 from tests.faults.freezing import filesystem
 from tests.support import waiting
 from tests.support.etcd import Cluster
 from tests.support.guard import DEADLINE_S
+from tests.support.late import Late
 from tests.support.pausing import Pausable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from supervisor.client import Client
     from supervisor.spec import GuestSpec
     from tests.support.guard import Guard, Guards
 
@@ -106,6 +109,33 @@ def test_a_taker_starts_only_when_the_guest_of_a_killed_guard_is_dead(
     assert int(ready[1]) > before  # the fencing token rises
     (owner,) = (value for key, value in cluster.kept().items() if key.endswith("disk/w"))
     assert f'"pid":{taker.pid},' in owner
+
+
+def test_a_detach_without_an_answer_is_in_doubt_until_it_is_asked_for_again(
+    cluster: Cluster, guards: Guards, tmp_path: Path
+) -> None:
+    system, data = tmp_path / "system", tmp_path / "data"
+    for disk in (system, data):
+        disk.touch()
+    with Late(cluster.members[0]) as late:
+        table = cluster.config() | {"failover_s": str(FAILOVER_S), "endpoints": late.url}
+        guard = guards.start(guards.spec(system, plugin="etcd", config={"etcd": table})).ready()
+        with guard.connect() as control:
+            control.execute("acquire-resource", {"path": str(data)})
+            late.holds = b"request_delete_range"
+            with pytest.raises(LockError, match="asked, and no answer"):
+                control.execute("release-resource", {"path": str(data)}, timeout_s=DEADLINE_S)
+            late.holds = None
+            assert states(control)[str(data)] == "unknown"
+            control.execute("release-resource", {"path": str(data)}, timeout_s=DEADLINE_S)
+            assert str(data) not in states(control)
+        assert len([key for key in cluster.kept() if key.endswith("/w")]) == 2
+
+
+def states(control: Client) -> dict[str, str]:
+    leases = control.execute("query-leases")
+    assert isinstance(leases, list)
+    return {lease["resource"]: lease["state"] for lease in leases}
 
 
 @pytest.mark.usefixtures("as_root")

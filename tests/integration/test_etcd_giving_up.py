@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from lockplugins.contract import LeaseHeldError, LeaseLostError, Mode, Resource, UnsupportedError
-from lockplugins.etcd.client import UnknownOutcomeError
+from lockplugins.etcd.client import RefusedError, UnknownOutcomeError
 from lockplugins.etcd.keys import Place
+from tests.support.etcd import NAMESPACE, USER
 from tests.support.late import Late
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from lockplugins.etcd.plugin import EtcdPlugin
     from tests.support.etcd import Cluster
     from tests.support.etcd_hosts import Host
+
+PREFIX = f"/lsup/v1/{NAMESPACE}/"
 
 
 def end_session(cluster: Cluster, plugin: EtcdPlugin) -> None:
@@ -52,6 +55,24 @@ def test_a_guest_ends_without_a_word_when_etcd_has_forgotten_its_session(
     first.release(lease)
     first.close()
     assert not [key for key in etcd_member.kept() if "forgotten_its_session" in key]
+
+
+def test_a_release_that_etcd_refuses_leaves_a_lease_that_is_proven(
+    etcd_three: Cluster, etcd_host: Host, etcd_disks: list[str]
+) -> None:
+    first = etcd_host(etcd_three, "first")
+    (lease,) = first.acquire([Resource(etcd_disks[0])], None)
+    etcd_three.etcdctl("role", "revoke-permission", USER, "--prefix", PREFIX)
+    try:
+        with pytest.raises(RefusedError, match="permission denied"):
+            first.release(lease)
+    finally:
+        etcd_three.etcdctl("role", "grant-permission", USER, "--prefix=true", "readwrite", PREFIX)
+    first.renew()
+    (owner,) = (key for key in etcd_three.kept() if key.endswith("/w"))
+    etcd_three.etcdctl("del", owner)
+    with pytest.raises(LeaseLostError, match="its key in etcd is gone"):
+        first.renew()
 
 
 @pytest.mark.long
