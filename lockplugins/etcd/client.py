@@ -142,8 +142,10 @@ class Client:
         while True:
             which = (self._turn + asked) % len(self._connections)
             endpoint = str(self._endpoints[which])
+            # Turn by turn more patient: who is slow, or works off a storm, would never answer.
+            patience_s = self._try_s * (1 + asked // len(self._connections))
             try:
-                answer = self._try(which, path, message, until, what)
+                answer = self._try(which, path, message, until, what, patience_s=patience_s)
             except NotSentError as error:
                 doubts[endpoint] = str(error)
             except NoAnswerError as error:
@@ -168,7 +170,9 @@ class Client:
                     raise UnknownOutcomeError("be sure of", what, why, "see doctor")
                 raise UnreachableError("reach", f"etcd for {what}", said, "see doctor")
 
-    def _try(self, which: int, path: str, message: Message, until: float, what: str) -> Answer:
+    def _try(
+        self, which: int, path: str, message: Message, until: float, what: str, *, patience_s: float
+    ) -> Answer:
         """Ask one member once, with a token of today."""
         connection, endpoint = self._connections[which], str(self._endpoints[which])
         for fresh in (False, True):
@@ -180,7 +184,7 @@ class Client:
                     login.token = token = self._authenticate(connection, login, patience)
                 headers["Authorization"] = token
             sent = now()
-            status, found = connection.ask(path, message, headers, min(until, sent + self._try_s))
+            status, found = connection.ask(path, message, headers, min(until, sent + patience_s))
             if status == _OK:
                 self._believed.check(found)
                 return Answer(found, sent, endpoint, doubtful=False)

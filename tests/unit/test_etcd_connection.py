@@ -163,6 +163,19 @@ def test_one_connection_serves_many_questions_and_is_made_anew_when_closed(
     connection.close()
 
 
+def test_who_is_slow_is_answered_in_a_later_turn(
+    member: Callable[[Vice], Member], client: Callable[..., Client]
+) -> None:
+    def slow(sock: socket.socket) -> None:
+        threading.Event().wait(1.5 * PATIENCE_S)
+        sock.sendall(_OK)
+
+    one = member(slow)
+    answer = client(one.endpoint).ask("/v3/kv/txn", {}, now() + 2 * IN_TIME_S, "test")
+    assert answer.doubtful
+    assert len(one.seen) > 1
+
+
 def test_the_next_member_is_asked_and_the_doubt_is_kept(
     member: Callable[[Vice], Member], client: Callable[..., Client]
 ) -> None:
