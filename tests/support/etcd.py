@@ -120,6 +120,7 @@ class Cluster:
         self._on_disk = on_disk
         self.tls = tls
         self.auth = auth
+        self.options: list[str] = []  # more of them, for every member
         self._guarded = False
         self._data: tempfile.TemporaryDirectory[str] | None = None
         self._scheme = "https" if tls else "http"
@@ -178,6 +179,7 @@ class Cluster:
             *("--initial-cluster", ",".join(peers)),
             *(self.tls.member_options() if self.tls else []),
             *("--bcrypt-cost", "4"),
+            *self.options,
         ])  # fmt: skip
 
     def leader(self) -> Member:
