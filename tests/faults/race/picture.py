@@ -1,6 +1,6 @@
 """How does a race look? Each disk's guests over time, and the faults below, as SVG.
 
-Strips of at most five minutes. It must not know what is right.
+Strips of about five minutes. It must not know what is right.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tests.faults.race.verdict import Run
 
 STRIP_S = 300.0
-_WIDTH, _NAMES, _TOP, _LANE, _ROW, _GAP = 1240, 170, 60, 11, 12, 34
+_WIDTH, _NAMES, _TOP, _LANE, _ROW, _GAP, _MARGIN = 1240, 150, 60, 11, 12, 34, 20
 _TICK_S = 30
 _STYLE = """
   text { font: 11px system-ui, sans-serif; fill: #3d444d }
@@ -39,15 +39,14 @@ _LEGEND = (
 def draw(report: Report, title: str) -> str:
     """Return the race as an SVG document."""
     began, length = report.seen["began"], report.seen["seconds"]
+    count = max(1, round(length / STRIP_S))
+    span = length / count
     parts: list[str] = []
     top: float = _TOP
-    begin = 0.0
-    while begin < length:
-        span = min(STRIP_S, max(length, 60.0))
-        strip = _Strip(report, began + begin, span, top)
-        parts += strip.draw(begin)
+    for number in range(count):
+        strip = _Strip(report, began, number * span, span, top)
+        parts += strip.draw()
         top = strip.bottom + _GAP
-        begin += span
     size = f'viewBox="0 0 {_WIDTH} {top}" width="{_WIDTH}" height="{top}"'
     return "\n".join([
         f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img">',
@@ -58,16 +57,18 @@ def draw(report: Report, title: str) -> str:
 
 
 class _Strip:
-    """One part of the race, `span` seconds from `begin`; `bottom` is known when it is drawn."""
+    """`span` seconds of the race from `offset`; `bottom` is known when they are drawn."""
 
-    def __init__(self, report: Report, begin: float, span: float, top: float) -> None:
+    def __init__(
+        self, report: Report, began: float, offset: float, span: float, top: float
+    ) -> None:
         self._report = report
-        self._begin, self._span = begin, span
-        self._scale = (_WIDTH - _NAMES - 10) / span
+        self._begin, self._offset, self._span = began + offset, offset, span
+        self._scale = (_WIDTH - _NAMES - _MARGIN) / span
         self._y = self._top = top
         self.bottom = top
 
-    def draw(self, offset: float) -> list[str]:
+    def draw(self) -> list[str]:
         parts: list[str] = []
         for disk in verdict.disks_of(self._report.runs):
             parts += self._disk(disk)
@@ -79,7 +80,7 @@ class _Strip:
                     parts += self._bar("fault", fault.begin, fault.end, _ROW - 4, what)
             self._y += _ROW
         self.bottom = self._y
-        return self._ticks(offset) + parts
+        return self._ticks() + parts
 
     def _disk(self, disk: str) -> list[str]:
         """Draw two lanes, in turn, so that who overlaps is seen; and the overlaps below."""
@@ -118,12 +119,13 @@ class _Strip:
         place = f'text-anchor="end" x="{_NAMES - 6}" y="{self._y + 8:g}"'
         return f'<text class="{kind}" {place}>{escape(text)}</text>'
 
-    def _ticks(self, offset: float) -> list[str]:
+    def _ticks(self) -> list[str]:
         parts = []
-        for second in range(0, int(self._span) + 1, _TICK_S):
-            x = f"{_NAMES + second * self._scale:.1f}"
+        first = -int(-self._offset // _TICK_S) * _TICK_S
+        for second in range(first, int(self._offset + self._span) + 1, _TICK_S):
+            x = f"{_NAMES + (second - self._offset) * self._scale:.1f}"
             ends = f'y1="{self._top - 2}" y2="{self.bottom:g}"'
             parts.append(f'<line class="tick" x1="{x}" x2="{x}" {ends}/>')
-            label = f"{offset + second:.0f} s"
-            parts.append(f'<text class="small" x="{x}" y="{self._top - 6}">{label}</text>')
+            place = f'text-anchor="middle" x="{x}" y="{self._top - 6}"'
+            parts.append(f'<text class="small" {place}>{second} s</text>')
         return parts
