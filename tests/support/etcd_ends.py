@@ -5,9 +5,11 @@ Two in one process stand for two hosts: etcd tells them apart by their sessions.
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING
 
-from lockplugins.contract import Guest, Mode, Resource, ResourceType
+from lockplugins.contract import Guest, LockError, Mode, Resource, ResourceType
+from lockplugins.etcd.handover import NEXT, _told
 from lockplugins.etcd.plugin import EtcdPlugin
 from tests.support.stand_ins import CARRIER
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from lockplugins.contract import Lease
 
 UUID = "5f2c1d3e-0000-4000-8000-00000000001f"
+RENEW_S = 0.5
 NONCE, OTHER_NONCE = "00112233445566", "00112233445567"
 
 
@@ -30,22 +33,52 @@ class End:
         self.plugin.open(Guest(uuid, "web1"))
         self.side = self.plugin.migration()
         self.leases: list[Lease] = []
+        self._stop = threading.Event()
+        self._renewals = threading.Thread(target=self._renew, daemon=True)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.stop_renewing()
         self.plugin.disconnect()
 
-    def own(self, *disks: str, shared: tuple[str, ...] = ()) -> None:
-        self.leases = self.plugin.acquire(self._resources(disks, shared), None)
+    def own(self, *disks: str, shared: tuple[str, ...] = (), identity: str | None = None) -> None:
+        self.leases = self.plugin.acquire(self._resources(disks, shared, identity), None)
 
-    def wait(self, *disks: str, shared: tuple[str, ...] = ()) -> None:
-        self.leases = self.side.await_in(self._resources(disks, shared), (), None)
+    def wait(self, *disks: str, shared: tuple[str, ...] = (), identity: str | None = None) -> None:
+        self.leases = self.side.await_in(self._resources(disks, shared, identity), (), None)
 
-    def _resources(self, disks: tuple[str, ...], shared: tuple[str, ...]) -> list[Resource]:
-        sharers = [Resource(disk, Mode.SHARED) for disk in shared]
-        return [self.guest, *map(Resource, disks), *sharers]
+    def _resources(
+        self, disks: tuple[str, ...], shared: tuple[str, ...], identity: str | None
+    ) -> list[Resource]:
+        own = [Resource(disk, identity=identity) for disk in disks]
+        return [self.guest, *own, *(Resource(disk, Mode.SHARED) for disk in shared)]
+
+    @property
+    def sid(self) -> str:
+        return self.plugin._session.sid
+
+    def told(self) -> str:
+        """Return what the source of these disks tells, which it would tell alike."""
+        return NEXT.join(map(_told, self.plugin.leases.values()))
+
+    def renewing(self) -> Self:
+        """Prove on a thread of its own from now on, as a guard does, to the end of the context."""
+        self._renewals.start()
+        return self
+
+    def _renew(self) -> None:
+        while not self._stop.wait(RENEW_S):
+            try:
+                self.plugin.renew()
+            except LockError:
+                continue  # of an end that is away, or that has lost
+
+    def stop_renewing(self) -> None:
+        self._stop.set()
+        if self._renewals.is_alive():
+            self._renewals.join()
 
     def said(self) -> list[tuple[str, str]]:
         return [(lease.mode, lease.state) for lease in self.leases]
@@ -55,4 +88,5 @@ class End:
         for lease in reversed(self.leases):
             if lease.state != "lost":
                 self.plugin.release(lease)
+        self.stop_renewing()
         self.plugin.close()
