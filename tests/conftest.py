@@ -32,6 +32,7 @@ pytest_plugins = [
     "tests.support.libvirt",
     "tests.support.sanlock",
     "tests.support.etcd",
+    "tests.support.etcd_ends",
     "tests.support.etcd_hosts",
 ]
 

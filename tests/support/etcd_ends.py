@@ -6,7 +6,10 @@ Two in one process stand for two hosts: etcd tells them apart by their sessions.
 from __future__ import annotations
 
 import threading
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
+
+import pytest
 
 from lockplugins.contract import Guest, LockError, Mode, Resource, ResourceType
 from lockplugins.etcd.handover import NEXT, _told
@@ -14,13 +17,17 @@ from lockplugins.etcd.plugin import EtcdPlugin
 from tests.support.stand_ins import CARRIER
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from typing import Self
 
     from lockplugins.contract import Lease
+    from tests.support.etcd import Cluster
+
+    Make = Callable[..., "End"]
 
 UUID = "5f2c1d3e-0000-4000-8000-00000000001f"
 RENEW_S = 0.5
+FAILOVER_S = "15"
 NONCE, OTHER_NONCE = "00112233445566", "00112233445567"
 
 
@@ -90,3 +97,34 @@ class End:
                 self.plugin.release(lease)
         self.stop_renewing()
         self.plugin.close()
+
+
+@pytest.fixture
+def etcd_end(etcd_member: Cluster, request: pytest.FixtureRequest) -> Iterator[Make]:
+    """Return a maker of ends in a namespace of the test's own, which renew as guards' do."""
+    table = etcd_member.config() | {"namespace": request.node.name, "failover_s": FAILOVER_S}
+    with ExitStack() as stack:
+        yield lambda **more: stack.enter_context(End(table | more).renewing())
+
+
+def owner(cluster: Cluster, end: End) -> set[bool]:
+    """Return whether the keys of owners are this end's, by what etcd itself has."""
+    kept = cluster.kept(f"/lsup/v1/{end.plugin.namespace}/")
+    found = {key: value for key, value in kept.items() if key.endswith("/w") and "/in/" not in key}
+    assert len(found) > 1
+    return {end.plugin._session.value == value for value in found.values()}
+
+
+def attempt(cluster: Cluster, end: End) -> list[str]:
+    """Return what etcd has of an attempt to migrate the guest."""
+    return list(cluster.kept(f"/lsup/v1/{end.plugin.namespace}/out/").values())
+
+
+def handed(source: End, target: End, disks: list[str], nonce: str = NONCE) -> str:
+    """Bring them to where the source has handed over; returns what the target is told."""
+    if not source.leases:
+        source.own(*disks)
+    target.wait(*disks)
+    told = source.side.prepare(nonce)
+    source.side.hand_over()
+    return told
