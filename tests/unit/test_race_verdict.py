@@ -92,11 +92,11 @@ def test_a_token_that_does_not_rise_is_seen(tokens: tuple[int, ...], wrong: int)
     assert len(tokens_that_do_not_rise(runs, turns)) == wrong
 
 
-def begin(watching: Watching, name: str) -> subprocess.Popen[bytes]:
+def begin(watching: Watching, name: str, *supervisor: str) -> subprocess.Popen[bytes]:
     """Have a process announce itself, as a guest of the race does, and become another."""
     env = {**os.environ, announce.JUDGE: str(watching.path), announce.RUN: name}
     env[announce.QEMU] = "/bin/sleep"
-    return subprocess.Popen([announce.__file__, "1000"], env=env)
+    return subprocess.Popen([*supervisor, announce.__file__, "1000"], env=env)
 
 
 def test_real_processes_are_seen_from_before_they_begin_until_they_are_dead(
@@ -121,3 +121,19 @@ def test_real_processes_are_seen_from_before_they_begin_until_they_are_dead(
         (names[1], names[2])
     ]
     assert all(one.end < FOREVER for one in runs_of(watching.events[1:]))
+
+
+def test_from_when_on_nobody_supervises_a_guest_is_seen(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    name = run_name("theirs", "h0", ["a"], 1)
+    with Watching(tmp_path_factory.mktemp("j") / "judge") as watching:
+        supervisor = begin(watching, name, "sh", "-c", '"$0" "$@" & wait')
+        waiting.until(lambda: watching.has_begun(name), DEADLINE_S, "it begins")
+        supervisor.kill()
+        supervisor.wait(DEADLINE_S)
+        waiting.until(lambda: watching.runs()[0].orphaned < FOREVER, DEADLINE_S, "that is seen")
+        assert watching.signal(name, signal.SIGKILL)
+        waiting.until(lambda: not watching.alive(), DEADLINE_S, "it is dead")
+    (seen_run,) = watching.runs()
+    assert seen_run.begin < seen_run.orphaned < seen_run.end
