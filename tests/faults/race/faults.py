@@ -144,7 +144,7 @@ def fill_up(lab: Lab, rng: Random) -> None:
             lab.counts["quota alarms raised"] += full
         lab.pause(rng.uniform(1, 4))
         while not _make_room(lab) and lab.pause(0.2):
-            pass
+            settle(lab)
 
 
 def _make_room(lab: Lab) -> bool:
