@@ -161,13 +161,13 @@ def test_while_the_leader_stands_still_every_step_is_done(
     require: Callable[[str], str], tmp_path: Path
 ) -> None:
     require("etcd")
-    disks = ["/nowhere"]
+    disks = ["one", "two"]
     with Cluster(tmp_path / "etcd", 3) as cluster:
         table = cluster.config() | {"failover_s": FAILOVER_S}
         with End(table).renewing() as source, End(table).renewing() as target:
-            source.own(*disks, identity="disk")
+            source.own(*disks)
             steps: list[Callable[[], object]] = [
-                lambda: target.wait(*disks, identity="disk"),
+                lambda: target.wait(*disks),
                 lambda: source.side.prepare(NONCE),
                 source.side.take_back,
                 lambda: source.side.prepare(OTHER_NONCE),

@@ -97,7 +97,7 @@ def test_in_the_seeds_order_the_target_completes_first(
     assert source.guard.wait().code == 0
     assert owners(world, etcd_member) == {pid(target)}
     stood = move(target, world.receive(0))
-    measured("migration", f"etcd, nobody else there: stood still {1e3 * stood:.0f} ms")
+    measured("etcd-migration", f"nobody else there: stood still {1e3 * stood:.0f} ms")
     judge(world, world._ends[-1])
 
 
@@ -204,9 +204,11 @@ def test_back_and_forth_with_strangers_at_the_door(
     assert not spoken(waiters, 0), "a waiter has got in"
     judge(world, here)
     assert spoken(waiters, DEADLINE_S), "they have waited for the guest's end"
-    measured("migration", f"etcd, with strangers: stood still {milliseconds(stood)}")
+    measured("etcd-migration", f"with strangers: stood still {milliseconds(stood)}")
     tried = sum(stranger.tried for stranger in strangers)
-    measured("migration", f"etcd, {count} times, {tried:,} tries to have or share the disk: none")
+    measured(
+        "etcd-migration", f"{count} times, {tried:,} tries to have or share the disk: none got in"
+    )
 
 
 def test_with_the_plugin_file_both_hand_over_or_neither(world: World, etcd_member: Cluster) -> None:

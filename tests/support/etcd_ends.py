@@ -50,16 +50,15 @@ class End:
         self.stop_renewing()
         self.plugin.disconnect()
 
-    def own(self, *disks: str, shared: tuple[str, ...] = (), identity: str | None = None) -> None:
-        self.leases = self.plugin.acquire(self._resources(disks, shared, identity), None)
+    def own(self, *disks: str, shared: tuple[str, ...] = ()) -> None:
+        """Own disks, by path, or by a name that is all there is of them."""
+        self.leases = self.plugin.acquire(self._resources(disks, shared), None)
 
-    def wait(self, *disks: str, shared: tuple[str, ...] = (), identity: str | None = None) -> None:
-        self.leases = self.side.await_in(self._resources(disks, shared, identity), (), None)
+    def wait(self, *disks: str, shared: tuple[str, ...] = ()) -> None:
+        self.leases = self.side.await_in(self._resources(disks, shared), (), None)
 
-    def _resources(
-        self, disks: tuple[str, ...], shared: tuple[str, ...], identity: str | None
-    ) -> list[Resource]:
-        own = [Resource(disk, identity=identity) for disk in disks]
+    def _resources(self, disks: tuple[str, ...], shared: tuple[str, ...]) -> list[Resource]:
+        own = [Resource(disk, identity=disk if disk[:1] != "/" else None) for disk in disks]
         return [self.guest, *own, *(Resource(disk, Mode.SHARED) for disk in shared)]
 
     @property
