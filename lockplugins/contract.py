@@ -46,15 +46,15 @@ class LeaseState:
 
 
 class Capability:
-    """What a plugin can do beyond acquire, release and inquire."""
+    """What a plugin can do beyond acquire, release and inquire; NETWORK: lease network disks."""
 
     RESOURCES = "resources"
     HOTPLUG = "hotplug"
     MIGRATION = "migration"
     EXPIRES = "expires"
     GENERATIONS = "generations"
-    VM = "vm"
-    ALL = (RESOURCES, HOTPLUG, MIGRATION, EXPIRES, GENERATIONS, VM)
+    VM, NETWORK = "vm", "network"
+    ALL = (RESOURCES, HOTPLUG, MIGRATION, EXPIRES, GENERATIONS, VM, NETWORK)
 
 
 class Guest:

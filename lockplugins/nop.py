@@ -21,7 +21,7 @@ class NopPlugin(Plugin):
     """Accepts every resource and holds none."""
 
     name = "nop"
-    capabilities = (Capability.RESOURCES,)
+    capabilities = (Capability.RESOURCES, Capability.NETWORK)
     FREED_BY_DEATH = True
 
     def acquire(self, resources: "Sequence[Resource]", wait_until: float | None) -> "list[Lease]":  # noqa: ARG002  # the contract's signature

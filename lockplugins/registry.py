@@ -109,17 +109,17 @@ def load(
 def capabilities(parts: "Sequence[Plugin | type[Plugin]]") -> tuple[str, ...]:
     """Return what plugins can do together.
 
-    RESOURCES and VM: one that does is enough, the others are not asked.
-    EXPIRES: one is enough to end the guest. HOTPLUG: all that take resources.
-    MIGRATION and GENERATIONS: all, since a lease that one of them cannot hand
-    over, or cannot recognise when it comes back, may not be let go.
+    RESOURCES and VM: one that does is enough, the others are not asked. EXPIRES: one is enough to
+    end the guest. HOTPLUG, NETWORK: all that take resources. MIGRATION and GENERATIONS: all, since
+    a lease that one of them cannot hand over, or know when it comes back, may not be let go.
     """
     some = {name for part in parts for name in part.capabilities}
     lacking = {name for part in parts for name in Capability.ALL if name not in part.capabilities}
     can = some - lacking | some & {Capability.RESOURCES, Capability.VM, Capability.EXPIRES}
     takers = [part for part in parts if Capability.RESOURCES in part.capabilities]
-    if takers and all(Capability.HOTPLUG in part.capabilities for part in takers):
-        can.add(Capability.HOTPLUG)
+    for name in (Capability.HOTPLUG, Capability.NETWORK):
+        if takers and all(name in part.capabilities for part in takers):
+            can.add(name)
     return tuple(name for name in Capability.ALL if name in can)
 
 

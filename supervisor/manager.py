@@ -15,7 +15,7 @@ from lockplugins.contract import Capability, ConfigError, LockError, Mode, Unsup
 from supervisor import client, finding, getchild, given, rundir, specify
 from supervisor.ending import GONE_WITHIN_S, is_gone, revoke
 from supervisor.orders import WITHIN_S, order
-from supervisor.parameters import Parameters, from_root, lease_from_root
+from supervisor.parameters import Parameters, disk_from_root, lease_from_root
 from supervisor.spec import render
 from supervisor.starting import Starting
 from supervisor.vocabulary import (
@@ -194,7 +194,7 @@ class LockManager:
 
     def _change(self, command: str, kind: ResourceType, path: str, **more: object) -> None:
         self._need(Capability.HOTPLUG, command)
-        name = (lease_from_root if leased(kind) is ResourceType.LEASE else from_root)(path)
+        name = (lease_from_root if leased(kind) is ResourceType.LEASE else disk_from_root)(path)
         asked = {"type": kind.value, "path": name, **more}
         order(self._where(), command, asked, f"whether {name} is leased", WITHIN_S)
 

@@ -10,7 +10,7 @@ import os
 
 from lockplugins.contract import ConfigError, Mode, UnsupportedError
 from supervisor import config, given, spec, specify
-from supervisor.discovery.disk import Disk
+from supervisor.discovery.disk import Disk, named
 from supervisor.discovery.domain_xml import Domain
 
 TYPE_CHECKING = False
@@ -70,7 +70,7 @@ class Parameters:
     def register_disk(self, path: str, *, shared: bool) -> None:
         """Add a disk, by its path as it is."""
         mode = Mode.SHARED if shared else Mode.EXCLUSIVE
-        self._registered.append(Disk(from_root(path), mode, _REGISTERED))
+        self._registered.append(Disk(disk_from_root(path), mode, _REGISTERED))
 
     def register_lease(self, words: str, *, shared: bool) -> None:
         """Add an explicit lease, LOCKSPACE:KEY[:PATH[:OFFSET]]."""
@@ -88,6 +88,11 @@ class Parameters:
 def from_root(path: str) -> str:
     """Return an absolute path: the guard has another working directory."""
     return os.path.join(config.working_directory(), given.path("path", path))
+
+
+def disk_from_root(path: str) -> str:
+    """Return the same of a disk, but a network disk's name as it is."""
+    return named(given.path("path", path), config.working_directory())
 
 
 def lease_from_root(words: str) -> str:

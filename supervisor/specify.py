@@ -12,7 +12,7 @@ import os
 from lockplugins import loading, registry
 from lockplugins.contract import Capability, ConfigError, LockError, Mode, Resource, shown
 from supervisor import config, parkable
-from supervisor.discovery import disks, domain_xml, lockd
+from supervisor.discovery import disks, domain_xml, lockd, network
 from supervisor.spec import NAME_BYTES, GuestSpec, check_name, check_uuid, parse_lease
 
 TYPE_CHECKING = False
@@ -94,6 +94,7 @@ def build(given: Given) -> GuestSpec:
     spec.id = given["guest_id"]
     spec.resources = _canonical(found, _leases(given, domain))
     plugins = choose_plugins(spec, given["plugin"], settings)
+    _refuse_network(found, plugins)
     _refuse_lockd(name, plugins)
     spec.wait_s = given["wait"]
     spec.incoming = given["incoming"]
@@ -141,10 +142,20 @@ def _refuse_lockd(name: str, plugins: Sequence[type[Plugin]]) -> None:
         raise ConfigError("start", f"guest {name}", reason, advice)
 
 
-def resources(given: Given, settings: Config) -> list[Resource]:
+def _refuse_network(found: Iterable[Disk], plugins: Sequence[type[Plugin]]) -> None:
+    """Refuse a network disk where a plugin leases files."""
+    can = registry.capabilities(plugins)
+    if Capability.RESOURCES in can and Capability.NETWORK not in can:
+        for disk in network.among(found):
+            raise network.refused(disk)
+
+
+def resources(given: Given, settings: Config, plugins: Sequence[type[Plugin]]) -> list[Resource]:
     """Return what a guest would be leased; COMMAND may be empty. Raises LockError."""
     domain = _domain(given, settings)
-    return _canonical(_disks(given, settings, domain), _leases(given, domain))
+    found = _disks(given, settings, domain)
+    _refuse_network(found, plugins)
+    return _canonical(found, _leases(given, domain))
 
 
 def _leases(given: Given, domain: Domain) -> list[Resource]:

@@ -8,8 +8,9 @@ excludes guests of this one host. It must not know how names become keys.
 from __future__ import annotations
 
 import os
+import re
 import stat
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from lockplugins.contract import ResourceError, cause
 
@@ -17,16 +18,23 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from lockplugins.contract import Resource
 
-NETWORK = ("rbd:", "nbd:", "iscsi:")
 _SYS = "/sys/dev/block"
+_RBD = re.compile(r"rbd:((?:\\.|[^\\:])+)")  # the rest, behind a colon, are options
+_OLD_NBD = re.compile(r"nbd:(?:unix:(/[^:]*)|(\[[^]]*\]|[^:/]+):(\d+))(?::exportname=(.*))?")
+_SAME = {"iser": "iscsi", "nbds": "nbd"}  # another way to the same server
+_PORTS = {
+    "ftp": 21, "ftps": 990, "gluster": 24007, "http": 80, "https": 443, "iscsi": 3260,
+    "nbd": 10809, "nfs": 2049, "sheepdog": 7000, "ssh": 22,
+}  # fmt: skip
+_LOOPBACK = re.compile(r"localhost|127(\.\d+){3}|::1")
 
 
 def of(resource: Resource) -> str:
     """Return the disk's name; raises ResourceError when it cannot be looked at."""
     if resource.identity:
         return f"id:{resource.identity}"
-    if resource.path.startswith(NETWORK):
-        return _canonical(resource.path)
+    if not resource.path.startswith("/"):
+        return _of_network(resource.path)
     path = os.path.realpath(resource.path)
     try:
         found = os.stat(path)
@@ -72,16 +80,35 @@ def _attribute(path: str) -> str:
         return ""
 
 
-def _canonical(uri: str) -> str:
-    """Return a network disk's URI as all would write it: no credentials, no options, low case."""
-    if uri.startswith("rbd:"):  # rbd:pool/image[@snapshot][:option=value…]
-        return ":".join(uri.split(":")[:2])
+def _of_network(uri: str) -> str:
+    """Return a network disk's name as all its spellings have it: no credentials, no options.
+
+    A server of this very host, or on its sockets, is known to its guests alone.
+    """
+    if rbd := _RBD.match(uri):
+        return f"rbd:{rbd[1]}"
+    if old := _OLD_NBD.fullmatch(uri):
+        path, host, port, export = old.groups()
+        server = f"nbd+unix:///{{}}?socket={path}" if path else f"nbd://{host}:{port}/{{}}"
+        uri = server.format(quote(export or ""))
     try:
         parts = urlsplit(uri)
-        port = parts.port
-    except ValueError as error:
-        raise ResourceError("lease", f"disk {uri}", f"{error}", "is that its URI?") from error
-    host = (parts.hostname or "").lower()
-    host = f"[{host}]" if ":" in host else host
-    netloc = f"{host}:{port}" if port else host
-    return urlunsplit((parts.scheme.lower(), netloc, parts.path, "", ""))
+        scheme, _, transport = parts.scheme.lower().partition("+")
+        scheme = _SAME.get(scheme, scheme)
+        port = parts.port or _PORTS[scheme]
+        local = transport in {"unix", "vsock"}
+        if not (local or parts.hostname):
+            raise ValueError("it is no URI with a server")
+    except (KeyError, ValueError) as error:
+        why = "it is no URI that is known" if isinstance(error, KeyError) else f"{error}"
+        raise ResourceError(
+            "lease", f"disk {uri}", why, "give its identity: ,id=IDENTITY"
+        ) from error
+    path = unquote(parts.path).lstrip("/")
+    if local:
+        socket = "".join(parse_qs(parts.query).get("socket", [parts.netloc]))
+        return f"{_host()}:{scheme}+{transport}:{socket}/{path}"
+    host = str(parts.hostname)  # in low case
+    if _LOOPBACK.fullmatch(host):
+        return f"{_host()}:{scheme}:{port}/{path}"
+    return f"{scheme}://{host}:{port}/{path}"

@@ -59,7 +59,7 @@ class EtcdPlugin(Plugin):
     name = "etcd"
     capabilities = (
         Capability.RESOURCES, Capability.HOTPLUG, Capability.MIGRATION, Capability.EXPIRES,
-        Capability.GENERATIONS, Capability.VM,
+        Capability.GENERATIONS, Capability.VM, Capability.NETWORK,
     )  # fmt: skip
     CONFIG_KEYS = (
         "endpoints", "namespace", "failover_s", "ca_cert", "cert", "key", "username",

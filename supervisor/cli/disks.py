@@ -6,8 +6,6 @@ blockdev-del: whoever calls us does those. It must not know any plugin.
 
 from __future__ import annotations
 
-import os
-
 import click
 
 from lockplugins.contract import ResourceType
@@ -59,9 +57,11 @@ def detach_command(guest: str, path: str, config: str | None, runtime_dir: str |
 
     Example: lock-supervisor detach web1 /images/data.qcow2
     """
+    from supervisor.discovery.disks import named
+
     arguments: dict[str, object] = {
         "type": ResourceType.DISK,
-        "path": os.path.join(working_directory(), path),
+        "path": named(path, working_directory()),
     }
     _order(find(guest, runtime_dir, config), "release-resource", arguments)
 

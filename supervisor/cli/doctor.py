@@ -24,10 +24,10 @@ from supervisor.spec import GuestSpec
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import TypeVar, Unpack
 
-    from lockplugins.contract import Resource
+    from lockplugins.contract import Plugin, Resource
     from supervisor.specify import Given
 
     Value = TypeVar("Value")
@@ -74,8 +74,10 @@ def _question(given: Given) -> Question:
     question.config_file = settings.file or None
     location = given["runtime_dir"], given["config"]
     guest.runtime_dir = attempt(Name.RUNTIME_DIR, lambda: config.runtime_dir(*location), "/")
-    attempt(Name.PLUGIN, lambda: specify.choose_plugins(guest, given["plugin"], settings), None)
-    guest.resources = attempt(Name.DISKS, lambda: _found(given, settings), [])
+    plugins: Sequence[type[Plugin]] = attempt(
+        Name.PLUGIN, lambda: specify.choose_plugins(guest, given["plugin"], settings), ()
+    )
+    guest.resources = attempt(Name.DISKS, lambda: _found(given, settings, plugins), [])
     guest.containment = given["containment"] or settings.containment or guest.containment
     guest.monitor = not given["no_monitor"]
     if not specify.discovers(given, settings):
@@ -85,9 +87,9 @@ def _question(given: Given) -> Question:
     return question
 
 
-def _found(given: Given, settings: Config) -> list[Resource]:
+def _found(given: Given, settings: Config, plugins: Sequence[type[Plugin]]) -> list[Resource]:
     """Return what would be leased; an image that hangs is given up."""
-    return answer("the disks", lambda: specify.resources(given, settings), DEADLINE_S)
+    return answer("the disks", lambda: specify.resources(given, settings, plugins), DEADLINE_S)
 
 
 def _unleased(command: tuple[str, ...], guest: GuestSpec) -> list[str]:

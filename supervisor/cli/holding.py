@@ -62,16 +62,21 @@ def who_command(
     asked = _question(plugin, config, runtime_dir)
     asking = _load(asked)
     resource = _subject(asking, disk)
-    found = answer(f"who holds {resource.path}", lambda: asking.inquire(resource), WITHIN_S)
+    what = f"who holds {resource.path}"
+    names, found = answer(
+        what, lambda: (asking.named(resource), asking.inquire(resource)), WITHIN_S
+    )
     known = [holders.identify(holder, [resource.path], asked.runtime_dir) for holder in found]
     if as_json:
         leases = [
             {"mode": one.holder.mode, "state": LeaseState.HELD, "holder": one.as_json()}
             for one in known
         ]
-        render.put_json({"disk": resource.path, "leases": leases})
+        named = [{"lockspace": lockspace, "lease": lease} for lockspace, lease in names]
+        render.put_json({"disk": resource.path, "names": named, "leases": leases})
     else:
-        render.put_holders(resource.path, [(one.holder.mode, one.words()) for one in known])
+        holding = [(one.holder.mode, one.words()) for one in known]
+        render.put_holders(resource.path, names, holding)
     if not known:
         click.get_current_context().exit(_FREE)
 
@@ -179,7 +184,7 @@ def _subject(plugin: Plugin, text: str) -> Resource:
     if is_uuid(text.lower()) and Capability.VM in plugin.capabilities:
         return Resource(text.lower(), resource_type=ResourceType.VM)
     path, _, identity = text.rpartition(",id=")  # as in --disk
-    named = Resource(os.path.join(config.working_directory(), path or text))
+    named = Resource(disks.named(path or text, config.working_directory()))
     named.identity = identity if path else None
     return named
 

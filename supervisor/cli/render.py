@@ -90,12 +90,16 @@ def put_status(status: Mapping[str, object]) -> None:
         put("\n" + _table([_heading(_LEASE_COLUMNS), *rows]))
 
 
-def put_holders(disk: str, holders: Sequence[tuple[str, str]]) -> None:
-    """Print who has a disk, a holder a line; `holders` are (mode, words)."""
+def put_holders(
+    disk: str, names: Sequence[tuple[str, str]], holders: Sequence[tuple[str, str]]
+) -> None:
+    """Print who has a disk, a holder a line; `names` are its leases', `holders` (mode, words)."""
+    called = ", ".join(f"{lockspace} {lease}" for lockspace, lease in names if lease != disk)
+    name = shown(f"{disk} ({called})" if called else disk)
     if holders:
-        put(f"{shown(disk)} is held by:\n{_table([['MODE', 'HOLDER'], *holders])}")
+        put(f"{name} is held by:\n{_table([['MODE', 'HOLDER'], *holders])}")
     else:
-        put(f"{shown(disk)} is free: nobody has a lease on it")
+        put(f"{name} is free: nobody has a lease on it")
 
 
 def put_plan(name: str, rows: Sequence[Mapping[str, object]], refusal: str | None) -> None:

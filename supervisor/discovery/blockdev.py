@@ -8,7 +8,7 @@ nor the guest's devices.
 from __future__ import annotations
 
 from lockplugins.contract import Mode
-from supervisor.discovery import drivers, outside
+from supervisor.discovery import drivers, network, outside
 from supervisor.discovery.errors import refusal
 from supervisor.discovery.images import NAMING, Header, read_header
 from supervisor.discovery.options import below, is_on, json_values
@@ -24,7 +24,7 @@ MOST_NODES = 10_000
 
 
 class Node:
-    """One block node: a file (`path` is set), or a driver over other nodes."""
+    """One block node: a file or network disk (`path` is set), or a driver over other nodes."""
 
     __slots__ = (
         "_seen",
@@ -68,7 +68,7 @@ class Node:
     def place(self) -> tuple[str, int | None] | None:
         """Return the file that holds the node's content, and where it begins in there."""
         if self.path is not None:
-            return self.path, 0
+            return self.path, self.offset
         if not self.parts:
             return ("", None) if self.offset is None else None
         place = self.parts[0][0].place()
@@ -128,7 +128,7 @@ class Graph:
         driver = options.get("driver")
         if driver is None and not probe:
             driver = drivers.protocol(filename) or "file"
-        node.passive = driver in drivers.PASSIVE
+        node.passive = driver in drivers.PASSIVE or driver in drivers.NETWORK
         if driver in drivers.LOCAL:
             prefix = f"{driver}:"
             name = options.get("filename") if filename is None else filename.removeprefix(prefix)
@@ -139,10 +139,13 @@ class Graph:
             self._fill_format(node, filename, options, driver)
         elif driver in drivers.FILTERS and not (filename and driver in drivers.PROTOCOL_FILTERS):
             self._fill_filter(node, filename, options, str(driver))
-        elif outside.is_driver(str(driver), filename, options):
+        elif outside.is_driver(str(driver), filename or str(options.get("filename")), options):
             if not self._allow_outside:
                 raise outside.refused(node.found_in)
             node.offset = None  # what it holds, nobody can read from here
+        elif driver in drivers.NETWORK:
+            node.path = network.name(str(driver), filename, options, node.found_in)
+            node.offset = None
         elif driver not in drivers.EMPTY:
             raise refusal(node.found_in, drivers.why_not(str(driver)))
 
@@ -155,7 +158,8 @@ class Graph:
         if place is not None and (driver is None or driver in NAMING):
             if place[1] is None:
                 raise refusal(
-                    node.found_in, "its header lies inside another format, or outside the guest"
+                    node.found_in,
+                    "its header lies inside another format, outside the guest or on the network",
                 )
             header = read_header(place[0], None if driver is None else str(driver), place[1])
         image_format = str(driver or (header.format if header else "raw"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from lockplugins.contract import Mode
+from supervisor.discovery.drivers import NETWORK, protocol
 from supervisor.discovery.errors import DiscoveryError
 
 TYPE_CHECKING = False
@@ -13,7 +14,10 @@ if TYPE_CHECKING:
 
 
 class Disk:
-    """A disk to lease: its absolute path, the lease's mode, and the argument that named it."""
+    """A disk to lease: its path, the lease's mode, and the argument that named it.
+
+    The path is absolute, or else the name of a network disk, as QEMU takes it.
+    """
 
     __slots__ = ("copied", "found_in", "identity", "mode", "path")
 
@@ -33,6 +37,11 @@ def strongest(disks: Iterable[Disk]) -> list[Disk]:
         if known is None or (known.mode, disk.mode) == (Mode.SHARED, Mode.EXCLUSIVE):
             found[disk.path] = disk
     return list(found.values())
+
+
+def named(path: str, cwd: str) -> str:
+    """Return the absolute path of a file; a network disk's name is left as it is."""
+    return path if protocol(path) in NETWORK else os.path.join(cwd, path)
 
 
 def parse_disk_option(text: str, cwd: str) -> Disk:
@@ -57,7 +66,7 @@ def parse_disk_option(text: str, cwd: str) -> Disk:
     if "copied" in options and mode == Mode.SHARED:
         reason = f"a copied disk cannot be {options['mode']}"
         raise DiscoveryError("read", argument, reason, "leave out one of the two")
-    disk = Disk(os.path.join(cwd, path), mode, argument)
+    disk = Disk(named(path, cwd), mode, argument)
     disk.identity = options["id"].removeprefix("id=") if "id" in options else None
     disk.copied = "copied" in options
     return disk

@@ -11,7 +11,7 @@ import re
 from lockplugins.contract import Mode
 from supervisor.discovery import outside
 from supervisor.discovery.blockdev import Graph
-from supervisor.discovery.disk import Disk, parse_disk_option, strongest
+from supervisor.discovery.disk import Disk, named, parse_disk_option, strongest
 from supervisor.discovery.errors import DiscoveryError, refusal
 from supervisor.discovery.options import IMAGE, Option, below, cut, is_on, pairs, values
 from supervisor.discovery.qemu_argv import guest_names, is_qemu, passes_through
@@ -28,6 +28,7 @@ __all__ = [
     "discover",
     "guest_names",
     "is_qemu",
+    "named",
     "parse_disk_option",
     "passes_through",
 ]

@@ -6,6 +6,8 @@ QEMU's own arguments. It must not know how the XML is read.
 
 from __future__ import annotations
 
+from urllib.parse import quote
+
 from lockplugins.contract import Mode
 from supervisor.discovery import outside
 from supervisor.discovery.blockdev import DEEPEST, Graph
@@ -24,9 +26,9 @@ QEMU = "{http://libvirt.org/schemas/domain/qemu/1.0}"
 
 # Where <source> names a file, by the type of the disk; and why other types have no lease.
 FILES = {"file": "file", "block": "dev"}
+NETWORK = "network"
 NO_FILE = {
     "dir": "a directory cannot be leased",
-    "network": "a network disk, not a file on this host",
     "nvme": "QEMU drives a PCI device by itself, which has no name to lease",
     "volume": "a volume of a storage pool, whose path only libvirt knows",
 }
@@ -177,11 +179,14 @@ def _format(element: Element, found_in: str) -> str:
 def _image(element: Element, image_format: str, found_in: str) -> Values:
     """Return what QEMU is told of the one image that `element` names."""
     kind, source = element.get("type", "file"), element.find("source")
-    if kind not in FILES:
+    if kind not in FILES and kind != NETWORK:
         raise refusal(found_in, NO_FILE.get(kind, f"disks of type {kind} are not known"))
     if source is None:
         raise refusal(found_in, f"its <{element.tag}> names no source")
-    options = _named(source.get(FILES[kind], ""), image_format, found_in)
+    if kind == NETWORK:
+        options = _of_network(source, image_format, found_in)
+    else:
+        options = _named(source.get(FILES[kind], ""), image_format, found_in)
     slice_ = source.find("slices/slice")
     if slice_ is not None:
         offset = slice_.get("offset", "0")
@@ -192,6 +197,23 @@ def _image(element: Element, image_format: str, found_in: str) -> Values:
         given = _image(data, _format(data, found_in), found_in)
         options.update({f"data-file.{key}": value for key, value in given.items()})
     return options
+
+
+def _of_network(source: Element, image_format: str, found_in: str) -> Values:
+    """Return what QEMU is told of an image whose server the source names."""
+    protocol, name = source.get("protocol", ""), source.get("name", "")
+    host, snapshot = source.find("host"), source.find("snapshot")
+    if protocol == "rbd":
+        uri = f"rbd:{name}" if snapshot is None else f"rbd:{name}@{snapshot.get('name')}"
+    elif host is None:
+        raise refusal(found_in, "its <source> names no host")
+    elif host.get("transport") == "unix":
+        uri = f"{protocol}+unix:///{quote(name)}?socket={host.get('socket')}"
+    else:
+        server = ":".join(filter(None, (host.get("name", ""), host.get("port"))))
+        lun = "/0" if protocol == "iscsi" and "/" not in name else ""
+        uri = f"{protocol}://{server}/{quote(name)}{lun}"
+    return {"driver": image_format, "file.driver": protocol, "file.filename": uri}
 
 
 def _named(path: str, image_format: str, found_in: str) -> Values:

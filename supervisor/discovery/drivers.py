@@ -91,8 +91,6 @@ def check_parts(driver: str, options: Mapping[str, Value], argument: str) -> Non
 def why_not(driver: str) -> str:
     if driver in HARDWARE:
         return HARDWARE[driver]
-    if driver in NETWORK:
-        return f"{driver} is a network disk, not a file on this host"
     if driver in {"fat", "vvfat"}:
         return "a directory cannot be leased"
     return f"the block driver or protocol {driver} is not known"

@@ -148,7 +148,9 @@ class Leasing:
             wanted = parse_lease(str(path))
         elif kind != ResourceType.DISK:
             raise UnsupportedError(verb, f"{kind}", "only disks and leases can be hot-plugged")
-        elif _is_file_name(path) and path.startswith("/"):
+        elif _is_file_name(path) and (
+            path.startswith("/") or Capability.NETWORK in supervisor.plugin.capabilities
+        ):
             wanted = Resource(path)
         else:
             raise ArgumentError(verb, "disk", "path is not an absolute path")

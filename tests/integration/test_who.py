@@ -119,7 +119,11 @@ def test_what_nobody_has_a_lease_on_is_free(
     hold(world)
     result = command("who", world.disk, "--json")
     assert (result.code, result.err) == (1, "")
-    assert json.loads(result.out) == {"disk": world.disk, "leases": []}
+    assert json.loads(result.out) == {
+        "disk": world.disk,
+        "names": [{"lockspace": "direct", "lease": world.disk}],
+        "leases": [],
+    }
     told = command("who", world.disk)
     assert (told.code, told.out.endswith(" is free: nobody has a lease on it\n")) == (1, True)
 

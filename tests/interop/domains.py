@@ -81,15 +81,21 @@ AGREED = """
 """
 
 
+ON_THE_NETWORK = """
+<disk type='network'><source protocol='rbd' name='p/a'><host name='far'/></source>\
+<target dev='vda'/></disk>
+    exclusive rbd:p/a
+<disk type='network'><source protocol='nbd' name='a'><host name='far' port='10809'/></source>\
+<target dev='vda'/></disk>
+    exclusive nbd://far:10809/a
+<disk type='network'><source protocol='iscsi' name='iqn.2001-04.com:x/1'>\
+<host name='far' port='3260'/></source><target dev='vda'/><readonly/></disk>
+    shared iscsi://far:3260/iqn.2001-04.com%3Ax/1
+"""
+
 REFUSED = """
 <disk type='dir'><driver type='fat'/><source dir='D'/><target dev='vda'/><readonly/></disk>
     a directory cannot be leased
-<disk type='network'><source protocol='rbd' name='p/a'><host name='far'/></source>\
-<target dev='vda'/></disk>
-    network disk
-<disk type='network'><source protocol='nbd' name='a'><host name='far' port='10809'/></source>\
-<target dev='vda'/></disk>
-    network disk
 <disk type='nvme'><source type='pci' namespace='1' managed='no'><address domain='0' bus='1' \
 slot='0' function='0'/></source><target dev='vda'/></disk>
     QEMU drives a PCI device by itself

@@ -15,7 +15,7 @@ import pytest
 from supervisor.discovery.disks import discover
 from supervisor.discovery.domain_xml import parse
 from supervisor.discovery.errors import DiscoveryError
-from tests.interop.domains import AGREED, IMAGES, REFUSED, cases
+from tests.interop.domains import AGREED, IMAGES, ON_THE_NETWORK, REFUSED, cases
 from tests.support import waiting
 from tests.support.domain import domain_xml
 from tests.support.loop import loop_device
@@ -199,16 +199,33 @@ def test_a_transient_disk_is_written_to_by_nobody_but_leased_as_if(
     assert write_locked({f"{images}/raw.img", overlay}) == {overlay}
 
 
+@pytest.mark.parametrize(("devices", "said"), cases(ON_THE_NETWORK))
+def test_both_call_a_network_disk_the_same(
+    host: Host, images: Path, devices: str, said: str
+) -> None:
+    mode, name = said.split()
+    assert modes(parse(domain_xml("web1", devices=[devices])).disks) == {name: mode}
+    assert modes(discover(native(host, images, domain_xml("web1", devices=[devices])), "/")) == {
+        name: mode
+    }
+
+
+def native(host: Host, images: Path, xml: str) -> list[str]:
+    """Return QEMU's command line as libvirt makes it of a domain."""
+    path = images / "domain.xml"
+    path.write_text(xml)
+    made = host.virsh("domxml-to-native", "qemu-argv", "--xml", str(path))
+    assert made.code == 0, made
+    words = [word for word in shlex.split(made.out) if not word.startswith("LC_ALL")]
+    return words[next(at for at, word in enumerate(words) if "=" not in word) :]
+
+
 @pytest.mark.parametrize(("devices", "reason"), cases(REFUSED))
 def test_both_refuse_what_has_no_lease(host: Host, images: Path, devices: str, reason: str) -> None:
     shared = "<memoryBacking><access mode='shared'/></memoryBacking><os>"
     xml = domain_xml("web1", devices=[devices.replace("'D", f"'{images}")])
-    path = images / "refused.xml"
-    path.write_text(xml.replace("<os>", shared) if "vhostuser" in devices else xml)
-    native = host.virsh("domxml-to-native", "qemu-argv", "--xml", str(path))
-    assert native.code == 0, native
-    argv = [word for word in shlex.split(native.out) if not word.startswith("LC_ALL")]
+    xml = xml.replace("<os>", shared) if "vhostuser" in devices else xml
     with pytest.raises(DiscoveryError, match=reason.strip()):
-        parse(path.read_text())
+        parse(xml)
     with pytest.raises(DiscoveryError, match=reason.strip()):
-        discover(argv[next(at for at, word in enumerate(argv) if "=" not in word) :], "/")
+        discover(native(host, images, xml), "/")

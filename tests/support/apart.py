@@ -19,11 +19,11 @@ _HOLDER = ("unshare", "--net", "sh", "-c", "ip link set lo up && echo && exec sl
 
 
 class Apart:
-    """A network of its own, a context; `address` is ours, at which it reaches us."""
+    """A network of its own, a context; `address` is ours as it reaches us, `other` is its own."""
 
     def __init__(self) -> None:
         number = os.getpid() % (1 << 14) * 4  # of 169.254/16, a part for each process
-        self.address, self._other = (
+        self.address, self.other = (
             f"169.254.{(number + at) >> 8}.{(number + at) & 255}" for at in (1, 2)
         )
         self._link = f"apart{os.getpid() % 10**6}"
@@ -39,7 +39,7 @@ class Apart:
         _run("ip", "link", "add", self._link, *peer)
         _run("ip", "address", "add", f"{self.address}/30", "dev", self._link)
         _run("ip", "link", "set", self._link, "up")
-        _run(*self.prefix, "ip", "address", "add", f"{self._other}/30", "dev", "far")
+        _run(*self.prefix, "ip", "address", "add", f"{self.other}/30", "dev", "far")
         _run(*self.prefix, "ip", "link", "set", "far", "up")
         return self
 

@@ -22,7 +22,7 @@ UUID, OTHER = "5f2c1d3e-0000-4000-8000-00000000000a", "5f2c1d3e-0000-4000-8000-0
 X, S = "exclusive", "shared"
 DISK = "<disk><source file='/xml.raw'/><target dev='vda'/></disk>"
 SHARED = "<disk><source file='/xml.raw'/><target dev='vda'/><readonly/></disk>"
-NETWORK = "<disk type='network'><source protocol='rbd'/><target dev='vdb'/></disk>"
+NETWORK = "<disk type='network'><source protocol='rbd' name='p/a'/><target dev='vdb'/></disk>"
 OUTSIDE = "<disk type='vhostuser'><source/><target dev='vdb'/></disk>"
 LEASE = "<lease><lockspace>s</lockspace><key>k</key><target path='/d' offset='8'/></lease>"
 
@@ -92,7 +92,7 @@ def test_without_discovery_its_disks_are_left_alone(off: str, tmp_path: Path) ->
 
 
 def test_what_it_names_and_cannot_be_leased_is_refused() -> None:
-    with pytest.raises(LockError, match="domain XML disk vdb: a network disk"):
+    with pytest.raises(LockError, match="domain XML disk vdb: rbd is a network disk"):
         build((QEMU,), NETWORK, disk=("a.raw",))
     with pytest.raises(LockError, match="domain XML disk vdb: its writer is outside"):
         build((QEMU,), OUTSIDE)

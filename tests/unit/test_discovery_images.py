@@ -202,8 +202,18 @@ def test_images_that_multiply_are_an_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize("backing", [b"nbd://host/x", b"rbd:pool/x", b'json:{"driver":"nbd"}'])
 def test_a_backing_file_on_the_network_is_an_error(tmp_path: Path, backing: bytes) -> None:
     write(tmp_path, top=headers.qcow2(backing))
-    with pytest.raises(DiscoveryError, match=f"backing file of {tmp_path}/top: .* network disk"):
+    why = "or on the network|network disk without a server"
+    with pytest.raises(DiscoveryError, match=f"backing file of {tmp_path}/top: .*({why})"):
         modes(tmp_path, "-hda", "top")
+
+
+def test_a_raw_backing_file_on_the_network_is_shared(tmp_path: Path) -> None:
+    write(tmp_path, top=headers.qcow2(b"nbd://host/x", "raw"))
+    found = discover(["qemu-kvm", "-no-user-config", "-hda", "top"], str(tmp_path))
+    assert [(disk.path, disk.mode) for disk in found] == [
+        (f"{tmp_path}/top", X),
+        ("nbd://host/x", S),
+    ]
 
 
 def test_what_is_no_disk_is_neither_opened_nor_refused(tmp_path: Path) -> None:

@@ -32,14 +32,25 @@ if TYPE_CHECKING:
         ("-drive file=a,file=b", "-drive file=a,file=b", "it gives file twice"),
         ("-drive file=a,readonly=on,read-only=off", "-drive", "it gives read-only twice"),
         ("-drive file=a,readonly=off,readonly=on", "-drive", "it gives readonly twice"),
-        ("-drive file=nbd:far:1", "-drive file=nbd:far:1", "nbd is a network disk"),
-        ("-hda nbd://far/127.0.0.1", "-hda nbd://far", "nbd is a network disk"),
-        ("-hda nbd://127.0.0.1.far/x", "-hda nbd://127", "nbd is a network disk"),
-        ("-blockdev nbd,node-name=n,server.type=inet,server.host=far", "-blockdev nbd", "network"),
-        ("-hda https://x/a.iso", "-hda https://x/a.iso", "https is a network disk"),
-        ("rbd:pool/a", "rbd:pool/a", "rbd is a network disk"),
-        ("-blockdev iscsi,node-name=i,portal=p", "-blockdev iscsi", "iscsi is a network disk"),
-        ("-drive file.driver=ssh,file.path=x", "-drive file.driver=ssh", "network disk"),
+        ("-drive file=nbd:far:1", "-drive file=nbd:far:1", "or on the network"),
+        ("-hda nbd://far/127.0.0.1", "-hda nbd://far", "or on the network"),
+        ("-hda nbd://127.0.0.1.far/x", "-hda nbd://127", "or on the network"),
+        ("-drive file=nbd://far/x,format=qcow2", "-drive file=nbd", "or on the network"),
+        ("-hda https://x/a.iso", "-hda https://x/a.iso", "or on the network"),
+        ("rbd:pool/a", "rbd:pool/a", "or on the network"),
+        ("-blockdev nbd,node-name=n,export=a", "-blockdev nbd", "network disk without a server"),
+        ("-blockdev iscsi,node-name=i,portal=p", "-blockdev iscsi", "network disk without target"),
+        ("-blockdev rbd,node-name=r,pool=p", "-blockdev rbd", "network disk without image"),
+        (
+            "-blockdev vxhs,node-name=v",
+            "-blockdev vxhs",
+            "driver vxhs are known by file name alone",
+        ),
+        (
+            "-drive file.driver=ssh,file.path=x",
+            "-drive file.driver=ssh",
+            "network disk without a server",
+        ),
         ("-hda fat:rw:dir", "-hda fat:rw:dir", "a directory cannot be leased"),
         ("-blockdev vvfat,dir=x,node-name=n", "-blockdev vvfat", "a directory cannot be leased"),
         ("-hda weird:a", "-hda weird:a", "protocol weird is not known"),
@@ -132,7 +143,7 @@ def test_a_guest_that_writes_by_itself_has_no_writer_outside() -> None:
 @pytest.mark.parametrize("image_format", ["", ",format=qcow2", ",format=vmdk"])
 def test_what_lies_behind_another_process_cannot_be_read(image_format: str) -> None:
     argv = ["qemu-system-x86_64", "-drive", f"file=nbd:unix:/s{image_format}"]
-    with pytest.raises(DiscoveryError, match="header lies inside another format, or outside"):
+    with pytest.raises(DiscoveryError, match="header lies inside another format, outside"):
         discover(argv, "/vm", allow_outside=True)
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 NO_CONFIG = "/nonexistent/qemu.conf"
 CODE = re.compile(r"`([^`]+)`")
-LEASE = re.compile(r"`(\w+)` (exclusive|shared)")
+LEASE = re.compile(r"`([^`]+)` (exclusive|shared)")
 # In the documentation's words the option stands for others, too.
 ALIKE = {"-hdd", "-fda", "-sd", "-mtdblock", "-pflash"}
 

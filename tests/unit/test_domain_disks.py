@@ -75,6 +75,13 @@ b,,c json:{='"'"
 <disk><driver type='qcow2'/><source file='/a'><dataStore type='file'><format type='raw'/>\
 <source file='/d'/></dataStore></source><backingStore/></disk>
     exclusive /a /d
+<disk type='network'><source protocol='rbd' name='p/a'/></disk><disk type='network'>\
+<source protocol='iscsi' name='iqn.2001-04.com:x'><host name='far'/></source></disk>
+    exclusive rbd:p/a iscsi://far/iqn.2001-04.com%3Ax/0
+<disk type='network'><source protocol='rbd' name='p/a'><snapshot name='s'/></source><readonly/>\
+</disk><disk type='network'><source protocol='nbd' name='a'><host name='far' port='9'/></source>\
+</disk>
+    shared rbd:p/a@s; exclusive nbd://far:9/a
 <hostdev mode='subsystem' type='usb'><source/></hostdev><filesystem><source dir='/x'/></filesystem>
     nothing
 <memory model='dimm'/><memory model='nvdimm' access='shared'><source><path>/m</path></source>\
@@ -126,8 +133,10 @@ def test_the_disks_of_a_domain(body: str, expected: dict[str, str]) -> None:
 REFUSED = """
 <disk type='dir'><source dir='/d'/><readonly/></disk>
     disk vd0: a directory cannot be leased
-<disk type='network'><source protocol='rbd' name='p/a'/></disk>
-    disk vd0: a network disk
+<disk type='network'><source protocol='nbd' name='a'/></disk>
+    disk vd0: its <source> names no host
+<disk type='network'><driver type='qcow2'/><source protocol='rbd' name='p/a'/></disk>
+    disk vd0: its header lies inside another format, outside the guest or on the network
 <disk type='volume' device='cdrom'><source pool='p' volume='v'/></disk>
     disk vd0: a volume of a storage pool
 <disk type='nvme'><source type='pci' namespace='1'/></disk>
@@ -144,7 +153,7 @@ REFUSED = """
     disk vd0: the block driver or protocol vhd is not known
 <disk><driver type='qcow2'/><source file='/a'/><backingStore type='network'><format type='raw'/>\
 </backingStore></disk>
-    disk vd0: a network disk
+    disk vd0: its <backingStore> names no source
 <disk><driver type='qcow2'/><source file='/a'/><backingStore type='file'><source file='/b'/>\
 </backingStore></disk>
     disk vd0: a <backingStore> without a format
@@ -155,7 +164,7 @@ REFUSED = """
 <os><loader readonly='yes' type='pflash'>/code</loader></os>
     nvram: libvirt chooses it when it defines the guest
 <os><nvram type='network'><source name='x'/></nvram></os>
-    nvram: a network disk
+    nvram: its <source> names no host
 <memory model='nvdimm'><source><path>m</path></source></memory>
     memory nvdimm: its file name is not absolute (m)
 <os><nvram template='/t'/></os>

@@ -82,11 +82,11 @@ def test_a_lease_that_is_not_understood_is_refused(
 
 
 def test_without_disks_none_is_refused() -> None:
-    network = "<disk type='network'><source name='x'/><target dev='vda'/></disk>"
-    with pytest.raises(DiscoveryError, match="network disk"):
-        parse(domain(network))
+    volume = "<disk type='volume'><source name='x'/><target dev='vda'/></disk>"
+    with pytest.raises(DiscoveryError, match="a volume of a storage pool"):
+        parse(domain(volume))
     lease = LEASE.format("space", "key", "path='/dir'")
-    without = parse(domain(network, lease, head="<name>a</name>"), with_disks=False)
+    without = parse(domain(volume, lease, head="<name>a</name>"), with_disks=False)
     assert (without.name, without.disks, len(without.leases)) == ("a", [], 1)
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 GUEST = Guest("5f2c1d3e-0000-4000-8000-000000000001", "web1")
 WRITTEN = keys.Owner("0123", GUEST, 4711, 12.0).as_value()
+HOST = os.uname().nodename
 FAILOVERS = st.floats(LEAST_FAILOVER_S, 3600)
 
 
@@ -135,8 +136,24 @@ def test_the_name_of_a_file_is_this_hosts_alone(tmp_path: Path) -> None:
     [
         ("rbd:pool/image:id=admin:conf=/etc/x", "rbd:pool/image"),
         ("rbd:pool/image", "rbd:pool/image"),
+        (r"rbd:pool/im\:age:id=admin", r"rbd:pool/im\:age"),
         ("nbd://Host:10809/export", "nbd://host:10809/export"),
-        ("iscsi://user%secret@Portal/iqn.2001-04.com:x/1", "iscsi://portal/iqn.2001-04.com:x/1"),
+        ("nbd://host/export", "nbd://host:10809/export"),
+        ("nbds+tcp://host//e%78port?tls=on", "nbd://host:10809/export"),
+        ("nbd:host:10809:exportname=export", "nbd://host:10809/export"),
+        ("nbd:[fe80::1]:10809", "nbd://fe80::1:10809/"),
+        ("iser://Portal/iqn.2001-04.com:x/1", "iscsi://portal:3260/iqn.2001-04.com:x/1"),
+        (
+            "iscsi://user%secret@Portal/iqn.2001-04.com%3Ax/1",
+            "iscsi://portal:3260/iqn.2001-04.com:x/1",
+        ),
+        ("gluster+rdma://host/volume/a.img", "gluster://host:24007/volume/a.img"),
+        ("sheepdog://host/disk", "sheepdog://host:7000/disk"),
+        ("nbd://localhost/a", f"{HOST}:nbd:10809/a"),
+        ("nbd://127.0.0.1:10809/a", f"{HOST}:nbd:10809/a"),
+        ("nbd:[::1]:10809:exportname=a", f"{HOST}:nbd:10809/a"),
+        ("nbd+unix:///a?socket=/run/s", f"{HOST}:nbd+unix:/run/s/a"),
+        ("nbd:unix:/run/s:exportname=a", f"{HOST}:nbd+unix:/run/s/a"),
     ],
 )
 def test_a_network_disk_has_the_name_that_all_hosts_write(uri: str, name: str) -> None:
@@ -148,6 +165,9 @@ def test_what_is_no_disk_needs_an_identity(tmp_path: Path) -> None:
         names.of(Resource(str(tmp_path)))
     with pytest.raises(ResourceError, match="Port could not be cast"):
         names.of(Resource("nbd://host:port/export"))
+    for unknown in ("disk", "weird://host/a", "nbd:host"):
+        with pytest.raises(ResourceError, match=r"no URI (that is|with a).*; give its identity"):
+            names.of(Resource(unknown))
     with pytest.raises(ResourceError, match="ENOENT"):
         names.of(Resource(str(tmp_path / "gone")))
 

@@ -113,7 +113,7 @@ def test_each_resource_goes_to_the_plugins_that_take_its_type() -> None:
     assert StandIn.log[2:] == []
 
 
-R, H, M, E, G, V = Capability.ALL
+R, H, M, E, G, V, N = Capability.ALL
 
 
 @pytest.mark.parametrize(
@@ -121,6 +121,8 @@ R, H, M, E, G, V = Capability.ALL
     [
         ((R, H), (R, H), (R, H)),
         ((R, H), (R,), (R,)),
+        ((R, N), (R,), (R,)),
+        ((R, N), (V,), (R, V, N)),
         ((V,), (R, H), (R, H, V)),
         ((V,), (V,), (V,)),
         ((R, H, M, E, G), (R, H), (R, H, E)),

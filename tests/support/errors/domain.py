@@ -88,9 +88,11 @@ CASES = (
     Case(2, disk(SOURCE + "<backingStore type='file'><source file='/srv/b'/></backingStore>"),
          "libvirt writes a `<format type=…>` into each `<backingStore>`; this one was written by "
          "hand."),
-    Case(2, disk("<source protocol='rbd' name='web1'/>", "network"),
+    Case(2, disk("<source pool='p' volume='web1'/>", "volume"),
          "There is no file on this host to lock. If another lease protects it, name that, and "
          "say `--no-discover`.", "supervisor.discovery.domain_disks:_image"),
+    Case(2, disk("<source protocol='nbd' name='web1'/>", "network"),
+         "A network disk's `<source>` has a `<host>`, unless it is `rbd`."),
     Case(2, disk("<backingStore/>"),
          "Add a `<source>`, or remove the disk."),
     Case(2, disk("<source file='disk.qcow2'/>"),
