@@ -52,8 +52,8 @@ def test_processes_of_this_host_are_named_by_pid_and_command(
     ask(command, sanlock_host, tmp_path)
     result = command("who", disk, *SANLOCK)
     assert result.code == FREE
-    free = rf"{re.escape(disk)} \(__LIBVIRT__DISKS__ [0-9a-f]{{32}}\) is free: nobody has a lease on it\n"
-    assert re.fullmatch(free, result.out)
+    called = rf"{re.escape(disk)} \(__LIBVIRT__DISKS__ [0-9a-f]{{32}}\)"
+    assert re.fullmatch(rf"{called} is free: nobody has a lease on it\n", result.out)
     sharers = sorted(sanlock_host.hold(disk, shared=True).pid for _ in range(2))
     found = who(command, disk)
     assert [lease["mode"] for lease in found] == ["shared", "shared"]
