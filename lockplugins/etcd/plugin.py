@@ -36,7 +36,7 @@ from lockplugins.etcd.session import Session, new_sid
 from lockplugins.etcd.taking import Blocker, Claim, Taking
 from lockplugins.etcd.timing import Timing
 from lockplugins.etcd.transaction import Transaction
-from lockplugins.etcd.trust import Trust
+from lockplugins.etcd.trust import trust_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -79,9 +79,7 @@ class EtcdPlugin(Plugin):
         self._login: Login | None = None
         if "username" in config:
             self._login = Login(config["username"], config.get("password_file", ""))
-        self._trust: Trust | None = None
-        if any(endpoint.secure for endpoint in self._endpoints):
-            self._trust = Trust(*(config.get(key) for key in ("ca_cert", "cert", "key")))
+        self._trust = trust_of(config, self._endpoints)
         self._clients: list[Client] = []
         self._handover: EtcdHandover | None = None
         self.leases: dict[Lease, Claim] = {}

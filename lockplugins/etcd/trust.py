@@ -11,6 +11,30 @@ import ssl
 
 from lockplugins.contract import ConfigError, cause
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from lockplugins.etcd.connection import Endpoint
+
+_FILES = ("ca_cert", "cert", "key")
+_NEEDS = {"username": "password_file", "password_file": "username", "key": "cert"}
+
+
+def trust_of(config: Mapping[str, str], endpoints: Sequence[Endpoint]) -> Trust | None:
+    """Return what [etcd] says, None without TLS; raises ConfigError if it would be ignored."""
+    for given, needed in _NEEDS.items():
+        if given in config and needed not in config:
+            raise ConfigError(
+                "use", given, f"there is no {needed} with it", "give both, or neither"
+            )
+    files = [config.get(key) for key in _FILES]
+    plain = [str(endpoint) for endpoint in endpoints if not endpoint.secure]
+    if any(files) and plain:
+        why = "there are certificates, and it is not https"
+        raise ConfigError("use", f"endpoint {plain[0]}", why, "as in https://host:2379")
+    return Trust(*files) if len(plain) < len(endpoints) else None
+
 
 class Trust:
     """The files of one guest's configuration, each of which may be None; for any thread."""

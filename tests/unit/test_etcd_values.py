@@ -15,8 +15,10 @@ from lockplugins.contract import ConfigError, Guest, LockError, Mode, Resource, 
 from lockplugins.etcd import keys, names
 from lockplugins.etcd.client import Answer, Client, UnknownOutcomeError
 from lockplugins.etcd.connection import Endpoint
+from lockplugins.etcd.plugin import EtcdPlugin
 from lockplugins.etcd.timing import DRIFT, KILL_S, LEAST_FAILOVER_S, Timing
 from lockplugins.etcd.transaction import Outcome, Transaction
+from tests.support.stand_ins import CARRIER
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -201,6 +203,23 @@ def test_what_is_no_endpoint_is_refused(url: str) -> None:
 def test_what_can_be_no_name_is_not_looked_up(host: str) -> None:
     with pytest.raises(LockError, match="cannot resolve etcd endpoint"):
         Endpoint(f"http://{host}").resolve()
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        ({"ca_cert": "/ca"}, "endpoint http://a:2379: there are certificates, and it is not https"),
+        ({"endpoints": "https://a,b", "ca_cert": "/ca"}, "endpoint http://b:2379: there are cert"),
+        ({"username": "fleet"}, "username: there is no password_file with it"),
+        ({"password_file": "/p"}, "password_file: there is no username with it"),
+        ({"key": "/k"}, "key: there is no cert with it"),
+    ],
+)
+def test_what_is_to_protect_is_not_left_out_without_a_word(
+    table: dict[str, str], words: str
+) -> None:
+    with pytest.raises(ConfigError, match=words):
+        EtcdPlugin({"endpoints": "a"} | table, CARRIER)
 
 
 def test_what_proves_nothing_is_not_asked() -> None:

@@ -195,6 +195,10 @@ CASES = (
          "taken. Start with fewer and attach the others."),
     Case(2, table(endpoints="ftp://a"), "An endpoint is http:// or https://, host and port."),
     Case(2, table(endpoints="http://a/b"), "An endpoint is http:// or https://, host and port."),
+    Case(2, table(endpoints="a:2379", ca_cert="/srv/ca.pem"), "Certificates are only used with "
+         "https://, which is not what a host and port alone mean."),
+    Case(2, table(username="fleet1"), "A user without a password, a password without a user, or "
+         "a key without a certificate would be ignored."),
     Case(2, table(failover_s="5"), "Every time of the plugin follows from failover_s; shorter, and "
          "a change of the leader would end guests."),
     Case(111, table(endpoints="http://no.such.host.invalid:2379"), "None of the endpoints' names "
