@@ -69,10 +69,15 @@ class Endpoint:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{TLS if self.secure else PLAIN}://{host}:{self.port}"
 
+    @property
+    def name(self) -> bytes:
+        """The host for the resolver and TLS: a str has Python load 1.4 MB of other alphabets."""
+        return self.host.encode("ascii" if self.host.isascii() else "idna")
+
     def resolve(self) -> None:
         """Look the name up; may take as long as the resolver likes. Raises LockError."""
         try:
-            found = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
+            found = socket.getaddrinfo(self.name, self.port, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError) as error:
             raise LockError("resolve", f"etcd endpoint {self}", _said(error)) from error
         self.addresses = [(family, address) for family, _, _, _, address in found]
@@ -125,7 +130,7 @@ class Connection(http.client.HTTPConnection):
                 sock.settimeout(self.left())
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 if self._trust is not None and self._endpoint.secure:
-                    name = self._endpoint.host
+                    name = self._endpoint.name
                     sock = self._trust.context().wrap_socket(sock, server_hostname=name)
             except OSError as error:
                 sock.close()

@@ -178,7 +178,10 @@ class EtcdPlugin(Plugin):
                 continue  # there was one, and he has gone
             if wait_until is None or now() >= wait_until:
                 raise self._taking.refusal(claims)
-            pause(min(POLL_S, wait_until - now()))
+            proven = max(
+                blocker.may_be_taken_at(self.timing) for blocker in self._taking.blockers.values()
+            )
+            pause(max(BETWEEN_S, min(POLL_S, wait_until - now(), proven - now())))
 
     def migration(self) -> Handover:
         if self._handover is None:

@@ -17,7 +17,7 @@ KILL_S = 1.0  # from SIGKILL to the last of the guest's threads
 
 _TTL_SHARE, _PROOF_SHARE, _WATCH_SHARE, _EVERY_SHARE = 1 / 3, 0.4, 0.5, 0.1
 _FOREIGN_WATCH = 1.25  # of another owner's K
-EXPIRY_S = 1.5  # etcd's own delay in ending a session, and a taker's in seeing it
+EXPIRY_S = 2.5  # etcd's own delay in ending a session, a taker's in seeing it and in starting
 
 
 class Timing:
