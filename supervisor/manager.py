@@ -244,7 +244,10 @@ class LockManager:
         return self._end()
 
     def kill_supervisor(self) -> bool:
-        """SIGKILL the supervisor; guest and leases are proven gone when this returns."""
+        """SIGKILL the supervisor; guest and leases are proven gone when this returns.
+
+        Under etcd the leases go when their time has passed, as nobody is left to give them back.
+        """
         guest = self._find("kill_supervisor")
         if guest is not None:
             revoke(guest)

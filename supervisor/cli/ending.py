@@ -66,7 +66,8 @@ def stop_command(
 def kill_command(guest: str, config: str | None, runtime_dir: str | None) -> None:
     """End GUEST now: SIGKILL its supervisor; the kernel ends the guest.
 
-    Returns when guest and leases are proven gone.
+    Returns when guest and leases are proven gone. Under etcd nobody is left to give the leases
+    back, and they are free when their time has passed: "stop --timeout 0" frees them at once.
 
     Example: lock-supervisor kill web1
     """
