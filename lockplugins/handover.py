@@ -93,7 +93,11 @@ class Handover:
 
 
 class Composite(Handover):
-    """Several plugins' as one: all, or undone in reverse; `take` takes of all or of none."""
+    """Several plugins' as one: all, or undone in reverse; `take` takes of all or of none.
+
+    What one has taken back stays so when another refuses: it may be tried again, and a
+    destination cannot complete without it.
+    """
 
     def __init__(self, sides: Mapping[Plugin, Handover], take: TakeAll) -> None:
         self._sides = sides
@@ -124,7 +128,8 @@ class Composite(Handover):
             return any(list(threads.map(lambda part: part.has_lost(), self._parts)))
 
     def take_back(self, within_s: float = 0.0) -> None:
-        self._each(lambda part: part.take_back(within_s), lambda part: part.hand_over())
+        for part in self._parts:
+            part.take_back(within_s)
 
     def complete_in(self, nonce: str, told: str) -> None:
         words = iter(told.split(_JOIN))
