@@ -31,8 +31,8 @@ ANSWER_S = 2.0
 SOON_S = 14 * 86400.0
 _STATUS, _ALARM = "/v3/maintenance/status", "/v3/maintenance/alarm"
 # Fixed in these: an early end of leases after a leader's pause (15247), renewal of revoked ones.
-_GOOD = {(3, 4): 38, (3, 5): 23}
-_FIRST_GOOD = (3, 6)
+_GOOD = {(3, 4): 38, (3, 5): 23, (3, 6): 5}
+_FIRST_GOOD = (3, 7)
 
 
 def of_cluster(
@@ -52,7 +52,7 @@ def of_cluster(
     yield _quorum(every, namespace)
     yield _alarms(every)
     for version in sorted({str(status.get("version")) for status in statuses.values()}):
-        yield _version(version)
+        yield of_version(version)
 
 
 def _clusters(statuses: dict[str, Message]) -> Iterator[Finding]:
@@ -93,7 +93,8 @@ def _alarms(client: Client) -> Finding:
     return ALARM, True, "none", ""
 
 
-def _version(version: str) -> Finding:
+def of_version(version: str) -> Finding:
+    """Return whether a member's release is new enough, and which faults of leases it has."""
     numbers = re.match(r"(\d+)\.(\d+)\.(\d+)", version)
     if numbers is None:
         return VERSION, False, f"{version} is no version that we know", "use etcd 3.4 or newer"

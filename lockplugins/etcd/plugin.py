@@ -177,11 +177,20 @@ class EtcdPlugin(Plugin):
                 pause(BETWEEN_S)
                 continue  # there was one, and he has gone
             if wait_until is None or now() >= wait_until:
+                self._forgo()
                 raise self._taking.refusal(claims)
             proven = max(
                 blocker.may_be_taken_at(self.timing) for blocker in self._taking.blockers.values()
             )
             pause(max(BETWEEN_S, min(POLL_S, wait_until - now(), proven - now())))
+
+    def _forgo(self) -> None:
+        """End the session of a guest that has nothing, and will not run; else its TTL does."""
+        if not self._keeping.held:
+            try:
+                self._session.end(self._jobs, now() + KEEPALIVE_S)
+            except LockError:
+                pass
 
     def migration(self) -> Handover:
         if self._handover is None:

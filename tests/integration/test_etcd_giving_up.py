@@ -182,7 +182,7 @@ def test_a_refusal_of_before_is_not_said_again(
     with pytest.raises(LeaseHeldError):
         second.acquire([Resource(etcd_disks[0])], None)
     first.release(lease)
-    end_session(etcd_member, second)
+    assert second._session.key not in etcd_member.kept(), "its session ends with the refusal"
     assert len(second.acquire([Resource(etcd_disks[0])], None)) == 1
 
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import strategies as st
 
 from lockplugins.contract import ConfigError, Guest, LockError, Mode, Resource, ResourceError
-from lockplugins.etcd import keys, names
+from lockplugins.etcd import examine, keys, names
 from lockplugins.etcd.client import Answer, Client, UnknownOutcomeError
 from lockplugins.etcd.connection import Endpoint
 from lockplugins.etcd.plugin import EtcdPlugin
@@ -259,3 +259,24 @@ def test_modes_have_keys_of_their_own() -> None:
     assert place.claim(Mode.SHARED, "01") == "/lsup/v1/fleet/disk/id:x/r/01"
     assert json.dumps(keys.session("a/b", "01")) == '"/lsup/v1/a%2Fb/sess/01"'
     assert b64decode("L2w=") == b"/l"
+
+
+@pytest.mark.parametrize(
+    ("version", "well", "named"),
+    [
+        ("3.3.25", False, False),
+        ("3.4.23", True, True),
+        ("3.4.37", True, True),
+        ("3.4.38", True, False),
+        ("3.5.22", True, True),
+        ("3.5.23", True, False),
+        ("3.6.4", True, True),
+        ("3.6.5", True, False),
+        ("3.7.0", True, False),
+        ("4.0.0", True, False),
+        ("not known", False, False),
+    ],
+)
+def test_releases_with_faults_of_leases_are_named(version: str, well: bool, named: bool) -> None:  # noqa: FBT001  # a table's columns
+    _check, found, words, _mend = examine.of_version(version)
+    assert (found, "can end early, or live on" in words) == (well, named)
