@@ -69,9 +69,11 @@ def make_hosts(home: Path) -> tuple[list[network.Node], dict[str, clocks.Clock]]
 
 
 def configure(home: Path, lab: Lab) -> None:
-    endpoints = json.dumps(lab.cluster.endpoints.split(","))
-    for host, failover_s in zip(lab.hosts, FAILOVER_S, strict=True):
-        table = {"endpoints": endpoints, "namespace": json.dumps(NAMESPACE)}
+    """Have each host ask another member first, and contenders for every disk."""
+    endpoints = lab.cluster.endpoints.split(",")
+    for number, (host, failover_s) in enumerate(zip(lab.hosts, FAILOVER_S, strict=True)):
+        turned = [*endpoints[number:], *endpoints[:number]]
+        table = {"endpoints": json.dumps(turned), "namespace": json.dumps(NAMESPACE)}
         lines = [f"{key} = {value}" for key, value in table.items()]
         lines = ['plugin = "etcd"', "[etcd]", *lines, f"failover_s = {failover_s}"]
         (home / f"{host.name}.toml").write_text("\n".join(lines) + "\n")

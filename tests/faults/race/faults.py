@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 DEADLINE_S = 30.0
 _CHAINS = (("INPUT",), ("OUTPUT",), ("INPUT", "OUTPUT"))
 _PAST_K_S = (7.0, 10.0)
+_FROZEN_S = ((4.0, 10.0), (16.0, 26.0))  # more: a disk could be taken over meanwhile
 FILL = "/fill/"
 _FILL_BYTES = 256 << 10
 
@@ -69,7 +70,7 @@ def freeze_disk(lab: Lab, rng: Random) -> None:
     with lab.fault("frozen WAL", member.name, [member.name]):
         member.disk.freeze()
         try:
-            lab.pause(rng.uniform(6, 14))
+            lab.pause(rng.uniform(*rng.choice(_FROZEN_S)))
         finally:
             member.disk.thaw()
 
