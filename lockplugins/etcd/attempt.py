@@ -102,8 +102,11 @@ class Attempt:
         if not outcome.succeeded and (reached is None or reached.value != self._value(HANDED)):
             raise LockError("hand over", DISKS, "the attempt is over", "end its guest")
 
-    def cancel(self, owned: Sequence[str], until: float, *, alone: bool) -> None:
-        """Source: own as before, and run; raises LockError. `alone`: it has the ticket itself."""
+    def cancel(self, owned: Sequence[str], until: float, *, alone: bool) -> bool:
+        """Source: own as before, and run; raises LockError when it never will.
+
+        `alone`: only with the ticket in its own hand; False: it has not got that any more.
+        """
         while True:
             found = self._look(owned, until)
             reached = found[self._key].value if self._key in found else ""
@@ -113,14 +116,16 @@ class Attempt:
                 why = "its destination has owned them since, or has run, and may have written"
                 raise LockError("take back", DISKS, why, "end it with complete-out")
             if reached == self._value(OVER):
-                return  # by an earlier try, this source's and no other's
+                return True  # by an earlier try, this source's and no other's
             transaction = Transaction()
             transaction.demand_value(self._key, reached)
             if alone:
+                if not self._is_ours(self.ticket.owner, found):
+                    return False
                 transaction.demand_value(self.ticket.owner, self.session.value)
                 transaction.delete(self.ticket.owner)
             if self._step(transaction, owned, OVER, until).succeeded:
-                return
+                return True
 
     def own(self, nonce: str, wanted: Mapping[str, str], until: float) -> int:
         """Destination: have all of `wanted`, the source's, or nothing; returns the revision.

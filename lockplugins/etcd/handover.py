@@ -105,10 +105,12 @@ class EtcdHandover(Handover):
         return False
 
     def take_back(self, within_s: float = 0.0) -> None:
-        alone = self._keeping.is_handed
-        if alone:
-            self._be_alone(now() + within_s)
-        self._attempt.cancel(self._owned(), self._until(), alone=alone)
+        alone, deadline = self._keeping.is_handed, now() + within_s
+        is_back = False
+        while not is_back:
+            if alone:
+                self._be_alone(deadline)
+            is_back = self._attempt.cancel(self._owned(), self._until(), alone=alone)
         self._keeping.is_handed = False
 
     def _be_alone(self, deadline: float) -> None:

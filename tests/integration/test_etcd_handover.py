@@ -105,6 +105,19 @@ def test_a_destination_that_is_dead_is_known_by_its_session(
         target.side.complete_in(NONCE, told)
 
 
+def test_without_the_ticket_in_its_own_hand_a_source_cancels_nothing(
+    etcd_member: Cluster, etcd_end: Make, etcd_disks: list[str]
+) -> None:
+    """As when somebody takes that away just before."""
+    source, target = etcd_end(), etcd_end()
+    told = handed(source, target, etcd_disks)
+    side = source.plugin._handover
+    assert side
+    assert not side._attempt.cancel(side._owned(), now() + DEADLINE_S, alone=True)
+    target.side.complete_in(NONCE, told)
+    assert owner(etcd_member, target) == {True}
+
+
 def test_a_source_that_is_gone_leaves_the_guest_to_who_awaits_it_for_a_while(
     etcd_member: Cluster, etcd_end: Make, etcd_disks: list[str]
 ) -> None:

@@ -16,7 +16,7 @@ from tests.support.etcd_ends import NONCE, OTHER_NONCE, attempt, handed, owner
 from tests.support.late import Late
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from tests.support.etcd import Cluster
     from tests.support.etcd_ends import Make
@@ -36,6 +36,30 @@ def doubly(late: Late, cluster: Cluster) -> str:
 def wire(text: str) -> bytes:
     """Return a value as it is in a request."""
     return b64encode(text.encode())
+
+
+@pytest.mark.parametrize("unheard", ["await", "prepare", "hand over", "take back", "complete in"])
+def test_a_step_whose_answer_is_lost_is_found_done(
+    etcd_member: Cluster, etcd_end: Make, late: Late, etcd_disks: list[str], unheard: str
+) -> None:
+    ways = doubly(late, etcd_member)
+    source, target = etcd_end(endpoints=ways), etcd_end(endpoints=ways)
+    source.own(*etcd_disks)
+    steps: dict[str, Callable[[], object]] = {
+        "await": lambda: target.wait(*etcd_disks),
+        "prepare": lambda: source.side.prepare(NONCE),
+        "take back": source.side.take_back,
+        "prepare again": lambda: source.side.prepare(OTHER_NONCE),
+        "hand over": source.side.hand_over,
+        "complete in": lambda: target.side.complete_in(OTHER_NONCE, target.told()),
+    }
+    for name, step in steps.items():
+        late.swallows = b"request_put" if name == unheard else None
+        step()
+    assert late.swallowed > 0
+    assert owner(etcd_member, target) == {True}
+    source.end()
+    target.plugin.renew()
 
 
 def test_a_beginning_that_arrives_late_begins_nothing(

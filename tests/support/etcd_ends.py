@@ -6,6 +6,7 @@ Two in one process stand for two hosts: etcd tells them apart by their sessions.
 from __future__ import annotations
 
 import threading
+import uuid
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -34,10 +35,10 @@ NONCE, OTHER_NONCE = "00112233445566", "00112233445567"
 class End:
     """One end of migrations of one guest; a context, which leaves all in etcd as it is."""
 
-    def __init__(self, table: Mapping[str, str], uuid: str = UUID) -> None:
+    def __init__(self, table: Mapping[str, str], guest: str = UUID) -> None:
         self.plugin = EtcdPlugin(table, CARRIER)
-        self.guest = Resource(uuid, resource_type=ResourceType.VM)
-        self.plugin.open(Guest(uuid, "web1"))
+        self.guest = Resource(guest, resource_type=ResourceType.VM)
+        self.plugin.open(Guest(guest, "web1"))
         self.side = self.plugin.migration()
         self.leases: list[Lease] = []
         self._stop = threading.Event()
@@ -99,9 +100,9 @@ class End:
 
 
 @pytest.fixture
-def etcd_end(etcd_member: Cluster, request: pytest.FixtureRequest) -> Iterator[Make]:
+def etcd_end(etcd_member: Cluster) -> Iterator[Make]:
     """Return a maker of ends in a namespace of the test's own, which renew as guards' do."""
-    table = etcd_member.config() | {"namespace": request.node.name, "failover_s": FAILOVER_S}
+    table = etcd_member.config() | {"namespace": str(uuid.uuid4()), "failover_s": FAILOVER_S}
     with ExitStack() as stack:
         yield lambda **more: stack.enter_context(End(table | more).renewing())
 

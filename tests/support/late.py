@@ -1,4 +1,4 @@
-"""What if a member hears late of what it was asked? A way to it on which that is so."""
+"""What if a member hears late of what it was asked, or is not heard? A way to it like that."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ class Late:
     """Another way to a member, on which what is asked may arrive late; a context.
 
     While `holds` is set, what has those bytes in it, or comes after that on the
-    same connection, gets no answer, and waits for `deliver`.
+    same connection, gets no answer, and waits for `deliver`. While `swallows`
+    is, it arrives, and its answer does not.
     """
 
     def __init__(self, member: Member) -> None:
@@ -30,6 +31,9 @@ class Late:
         self._listener = socket.create_server((_HOST, 0))
         self.url = f"http://{_HOST}:{self._listener.getsockname()[1]}"
         self.holds: bytes | None = None
+        self.swallows: bytes | None = None
+        self.swallowed = 0
+        self._mute: set[socket.socket] = set()
         self._held: list[tuple[socket.socket, bytes]] = []
         self._open = [self._listener]
         self._answered = threading.Semaphore(0)
@@ -60,6 +64,8 @@ class Late:
                 if held or (self.holds is not None and self.holds in data):
                     held += data
                 else:
+                    if self.swallows is not None and self.swallows in data:
+                        self._mute.add(asker)
                     member.sendall(data)
         if held:
             self._held.append((member, held))
@@ -68,6 +74,9 @@ class Late:
         with contextlib.suppress(OSError):
             while data := member.recv(1 << 16):
                 self._answered.release()
+                if asker in self._mute:
+                    self.swallowed += 1
+                    continue
                 with contextlib.suppress(OSError):
                     asker.sendall(data)
 
