@@ -85,6 +85,8 @@ def commands() -> None:
 
 def main() -> NoReturn:
     """Run the command line of this process, and end it."""
+    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # as the launcher has left it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     asked_by_shell = os.environ.get(_COMPLETE)
     if asked_by_shell is not None:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
