@@ -138,7 +138,7 @@ def _sizing(found: dict[str, list[Rate]]) -> Table:
     rows = []
     for where in (ONE, THREE):
         most = max(rate.a_second for rate in found[where])
-        guests = [number(most / _RESERVE * timing.every_s // 100 * 100) for timing in timings]
+        guests = [number(most / _RESERVE * timing.every_s // 10 * 10) for timing in timings]
         rows.append([f"etcd{where}", number(most), *guests])
     head = ("cluster", "renewals/s", *(f"failover_s {timing.failover_s:g}" for timing in timings))
     return Table(

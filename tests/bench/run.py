@@ -104,7 +104,7 @@ PAGES = {
     ),
 }
 SECTIONS = [name for page in PAGES.values() for name in page.sections]
-_AHEAD = -20  # no real-time policy: etcd's threads spin, and would starve each other
+_AHEAD = -10  # no real-time policy: etcd's threads spin, and would starve each other
 _MEASURED = os.path.join(_CHECKOUT, "docs", "measured")
 
 
