@@ -1,4 +1,4 @@
-"""Which etcd is raced over? Three members, each in a network and on a filesystem of its own.
+"""Which etcd is raced over? Three members, each in a network of its own, with a log that freezes.
 
 The last one is reached, by hosts and members alike, through a link that can be
 slow. Asked by etcd's own gateway, not by the product's client. It must not know
@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import http.client
 import json
+import os
 import subprocess
 import sys
 from contextlib import ExitStack
@@ -46,11 +47,23 @@ class LabMember(Member):
     def __init__(self, node: Node, directory: Path, disk: Filesystem, *, slow: bool) -> None:
         ports = (_SLOW, _SLOW_PEERS) if slow else (_DIRECT, _PEERS)
         super().__init__(node.name, directory, node.address, ports)
-        data = Path(disk.path) / "data"
-        data.mkdir(0o700)
-        (directory / node.name).symlink_to(data)  # its log is elsewhere, and never frozen
         self.node = node
         self.disk = disk
+
+    def writes_to_its_disk(self) -> bool:
+        """Is its log on the filesystem that can be frozen?"""
+        assert self.process
+        fds = Path(f"/proc/{self.process.pid}/fd")
+        log = f"{self.disk.path}/wal/"
+        return any(os.readlink(fd).startswith(log) for fd in fds.iterdir())
+
+    def leads(self) -> bool:
+        """Does it take itself for the leader?"""
+        try:
+            told = self.ask("maintenance/status", 0.5)
+        except AdminError:
+            return False
+        return bool(told.get("leader") == told["header"]["member_id"])
 
     def ask(self, path: str, timeout_s: float = ANSWER_S, **message: object) -> Answer:
         """POST to the gateway, by the direct way; raises AdminError."""
@@ -74,7 +87,7 @@ class LabCluster(Cluster):
     members: list[LabMember]  # type: ignore[assignment]  # nobody adds others
 
     def __init__(self, directory: Path, nodes: Sequence[Node]) -> None:
-        super().__init__(directory, 0)
+        super().__init__(directory, 0, on_disk=True)
         self._stack = ExitStack()
         self._nodes = nodes
 
@@ -89,7 +102,9 @@ class LabCluster(Cluster):
             self._link = self._start_link()
             stack.callback(self._link.kill)
             self._stack = stack.pop_all()
-        return super().__enter__()
+        super().__enter__()
+        assert all(member.writes_to_its_disk() for member in self.members)
+        return self
 
     def __exit__(self, *_: object) -> None:
         for member in self.members:
@@ -124,6 +139,7 @@ class LabCluster(Cluster):
             *("--listen-peer-urls", f"{url}:{_PEERS}"),
             *("--initial-advertise-peer-urls", f"{url}:{member.peer_port}"),
             *("--initial-cluster", ",".join(others)),
+            *("--wal-dir", f"{member.disk.path}/wal"),
             *("--quota-backend-bytes", str(QUOTA_BYTES)),
         ]
         member.start(options, tuple(member.node.argv()))
@@ -148,14 +164,7 @@ class LabCluster(Cluster):
 
     def leading(self) -> LabMember | None:
         """Return who takes itself for the leader, if it says so."""
-        for member in self.members:
-            try:
-                told = member.ask("maintenance/status", 0.5)
-            except AdminError:
-                continue
-            if told.get("leader") == told["header"]["member_id"]:
-                return member
-        return None
+        return next((member for member in self.members if member.leads()), None)
 
     def all_answer(self) -> bool:
         """Does every member answer what needs a quorum?"""

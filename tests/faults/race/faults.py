@@ -27,6 +27,7 @@ _CHAINS = (("INPUT",), ("OUTPUT",), ("INPUT", "OUTPUT"))
 _PAST_K_S = (7.0, 10.0)
 _FROZEN_S = ((4.0, 10.0), (16.0, 26.0))  # more: a disk could be taken over meanwhile
 FILL = "/fill/"
+REPLACED = "leaders with a frozen log, replaced by the others"
 _FILL_BYTES = 256 << 10
 
 
@@ -67,10 +68,12 @@ def _stop(lab: Lab, members: Sequence[LabMember], seconds: float) -> None:
 def freeze_disk(lab: Lab, rng: Random) -> None:
     """Freeze the leader's log while other clients write: it does not know that it leads no more."""
     member = lab.cluster.leading() or member_of(lab, rng)
+    others = [other for other in lab.cluster.members if other is not member]
     with lab.fault("frozen WAL", member.name, [member.name]):
         member.disk.freeze()
         try:
             lab.pause(rng.uniform(*rng.choice(_FROZEN_S)))
+            lab.counts[REPLACED] += any(other.leads() for other in others)
         finally:
             member.disk.thaw()
 

@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from tests.faults.race import verdict
+from tests.faults.race.faults import REPLACED
 from tests.faults.race.harm import HEALED
 from tests.faults.race.lab import Fault
 from tests.faults.race.verdict import OURS, THEIRS, Overlap, Run, Turn
@@ -143,6 +144,7 @@ class Report:
             f"guests ended for want of a proof: {len(self.fenced)}",
             f"needlessly, their host having had a quorum: {len(self.needless)}{during}",
             f"fencing tokens, each greater than the one before on its disk: {tokens}",
+            f"{REPLACED}: {counts.get(REPLACED, 0)}",
             f"other clients' writes: {written} done, {unanswered} unanswered",
             "faults: " + ", ".join(f"{kind} {count}" for kind, count in sorted(faults.items())),
         ]
