@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 TRY_S = 0.4  # a leader's death costs 1 to 2 s: ask the next one early, and often
 PAUSE_S = 0.1
-LOGIN_S = 2.0  # etcd hashes the password for a good part of a second, on purpose
+LOGIN_S = 2.0  # at least: etcd hashes the password for a good part of a second, on purpose
 _OK = 200
 _AUTHENTICATE = "/v3/auth/authenticate"
 # google.rpc.Code, as the gateway's `code` has it.
@@ -180,7 +180,9 @@ class Client:
             if (login := self._login) is not None:
                 token = login.token
                 if not token:
-                    patience = min(until, now() + LOGIN_S)
+                    # A member that hashes for hundreds at once answers all of them late; given
+                    # up and asked anew, it would answer nobody.
+                    patience = min(until, now() + max(LOGIN_S, (until - now()) / 2))
                     login.token = token = self._authenticate(connection, login, patience)
                 headers["Authorization"] = token
             sent = now()

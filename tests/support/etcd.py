@@ -205,11 +205,11 @@ class Cluster:
         values = [json.loads(value) for field, value in words if field == '"Value"']
         return dict(zip(named, values, strict=True))
 
-    def etcdctl(self, *words: str, user: str = f"{ROOT}:{PASSWORD}") -> str:
-        """Return what `etcdctl WORDS` prints; raises CalledProcessError."""
+    def etcdctl(self, *words: str, user: str = f"{ROOT}:{PASSWORD}", told: str = "") -> str:
+        """Return what `etcdctl WORDS` prints, `told` being its input; raises CalledProcessError."""
         return subprocess.run(
             ["etcdctl", *words], env=os.environ | self._env(user), check=True, capture_output=True,
-            text=True, stdin=subprocess.DEVNULL, timeout=DEADLINE_S,
+            text=True, input=told, timeout=DEADLINE_S,
         ).stdout  # fmt: skip
 
     def _env(self, user: str = "") -> dict[str, str]:
