@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import select
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 from urllib.parse import quote
@@ -16,8 +15,8 @@ import pytest
 
 from lockplugins.contract import Mode
 from tests.support import proclocks
-from tests.support.guest.checker import check, describe
 from tests.support.measured import milliseconds
+from tests.support.moved import judge, move, spoken
 from tests.support.moving import DEADLINE_S, Intruder, World
 from tests.support.sources import CHECKOUT
 from tests.support.wire import Refused
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.support.etcd import Cluster
-    from tests.support.guard import Guard
     from tests.support.moving import End
 
 pytestmark = pytest.mark.slow
@@ -99,37 +97,6 @@ def test_in_the_seeds_order_the_target_completes_first(
     stood = move(target, world.receive(0))
     measured("etcd-migration", f"nobody else there: stood still {1e3 * stood:.0f} ms")
     judge(world, world._ends[-1])
-
-
-def spoken(waiters: list[Guard], within_s: float) -> bool:
-    """Has one of them said how it went?"""
-    return bool(select.select([waiter._ready_fd for waiter in waiters], [], [], within_s)[0])
-
-
-def judge(world: World, last: End) -> None:
-    """End the guest, and see that it was one, and has lost nothing."""
-    assert last.guard is not None
-    last.guard.kill()
-    report = check(world.disk)
-    assert report.clean, describe(report)
-    assert [f"{boot.nonce:016x}" for boot in report.boots] == [world.nonce]
-
-
-def move(source: End, target: End) -> float:
-    """Migrate in the seed's order; returns for how long the guest stood still."""
-    cookie = source.prepare()
-    source.send_to(target)
-    target.complete_in(cookie)
-    target.monitor.execute("cont")
-    source.complete_out()
-    assert source.guard is not None
-    assert source.guard.wait().code == 0
-    return instant(target.monitor.wait_event("RESUME")) - instant(source.monitor.wait_event("STOP"))
-
-
-def instant(event: dict[str, dict[str, int]]) -> float:
-    stamp = event["timestamp"]
-    return stamp["seconds"] + stamp["microseconds"] / 1e6
 
 
 def test_the_source_may_complete_first(world: World, etcd_member: Cluster) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import select
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -10,14 +9,14 @@ import pytest
 
 from lockplugins.contract import Mode
 from tests.support import proclocks, waiting
-from tests.support.guest.checker import check, describe
+from tests.support.guest.checker import check
 from tests.support.measured import milliseconds, percentile
+from tests.support.moved import judge, move, spoken, stood_still
 from tests.support.moving import DEADLINE_S, Intruder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from tests.support.guard import Guard
     from tests.support.moving import End, World
 
 pytestmark = pytest.mark.slow
@@ -26,33 +25,11 @@ HELD = [("WRITE", 0, "0")]
 HANDED = [("READ", 0, "0"), ("WRITE", 2, "2")]
 
 
-def instant(event: dict[str, dict[str, int]]) -> float:
-    stamp = event["timestamp"]
-    return stamp["seconds"] + stamp["microseconds"] / 1e6
-
-
-def move(source: End, target: End) -> float:
-    """Migrate in the seed's order; returns for how long the guest stood still."""
-    cookie = source.prepare()
-    source.send_to(target)
-    target.complete_in(cookie)
-    target.monitor.execute("cont")
-    source.complete_out()
-    assert source.guard is not None
-    assert source.guard.wait().code == 0
-    return stood_still(source, target)
-
-
 def move_without_us(source: End, target: End) -> float:
     source.send_to(target)
     target.until_qemu("paused")
     target.monitor.execute("cont")
     return stood_still(source, target)
-
-
-def stood_still(source: End, target: End) -> float:
-    stopped = instant(source.monitor.wait_event("STOP"))
-    return instant(target.monitor.wait_event("RESUME")) - stopped
 
 
 def test_in_the_seeds_order_the_target_completes_first(world: World) -> None:
@@ -89,15 +66,6 @@ def target_is_sole(world: World, target: End) -> None:
         lambda: target.leases() == [("exclusive", "held")], DEADLINE_S, "the lease is exclusive"
     )
     assert [lock for lock in proclocks.below_qemus(world.disk) if lock[1] == 0] == HELD
-
-
-def judge(world: World, last: End) -> None:
-    """End the guest, and see that it was one, and has lost nothing."""
-    assert last.guard is not None
-    last.guard.kill()
-    report = check(world.disk)
-    assert report.clean, describe(report)
-    assert [f"{boot.nonce:016x}" for boot in report.boots] == [world.nonce]
 
 
 @pytest.mark.parametrize("containment", ["pdeathsig", "pidns"])
@@ -156,11 +124,6 @@ def standing(guest: End) -> Iterator[None]:
     guest.monitor.wait_event("STOP")
     yield
     guest.monitor.execute("cont")
-
-
-def spoken(waiters: list[Guard], within_s: float) -> bool:
-    """Has one of them said how it went?"""
-    return bool(select.select([waiter._ready_fd for waiter in waiters], [], [], within_s)[0])
 
 
 def tell(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import select
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -10,8 +9,8 @@ import pytest
 
 from lockplugins.contract import Mode
 from tests.support import sanlock_facts as facts
-from tests.support.guest.checker import check, describe
 from tests.support.measured import milliseconds
+from tests.support.moved import judge, move, spoken
 from tests.support.moving import DEADLINE_S, Intruder, World
 from tests.support.sources import CHECKOUT
 
@@ -19,8 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from tests.support.guard import Guard
-    from tests.support.moving import End
     from tests.support.sanlock import Daemon
 
 pytestmark = pytest.mark.slow
@@ -70,37 +67,6 @@ def test_in_the_seeds_order_the_target_completes_first(
         "migration", f"sanlock, two hosts, nobody else there: stood still {1e3 * stood:.0f} ms"
     )
     judge(world, back)
-
-
-def spoken(waiters: list[Guard], within_s: float) -> bool:
-    """Has one of them said how it went?"""
-    return bool(select.select([waiter._ready_fd for waiter in waiters], [], [], within_s)[0])
-
-
-def judge(world: World, last: End) -> None:
-    """End the guest, and see that it was one, and has lost nothing."""
-    assert last.guard is not None
-    last.guard.kill()
-    report = check(world.disk)
-    assert report.clean, describe(report)
-    assert [f"{boot.nonce:016x}" for boot in report.boots] == [world.nonce]
-
-
-def move(source: End, target: End) -> float:
-    """Migrate in the seed's order; returns for how long the guest stood still."""
-    cookie = source.prepare()
-    source.send_to(target)
-    target.complete_in(cookie)
-    target.monitor.execute("cont")
-    source.complete_out()
-    assert source.guard is not None
-    assert source.guard.wait().code == 0
-    return instant(target.monitor.wait_event("RESUME")) - instant(source.monitor.wait_event("STOP"))
-
-
-def instant(event: dict[str, dict[str, int]]) -> float:
-    stamp = event["timestamp"]
-    return stamp["seconds"] + stamp["microseconds"] / 1e6
 
 
 def intruders(world: World, *daemons: Daemon) -> list[Intruder]:
