@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import Self
 
+    Tell = Callable[[str], None]
+    Hear = Callable[[], str]
 
 DEADLINE_S = 20
 DONE, FAILED = 0, 1
@@ -143,3 +145,46 @@ class DyingGuard:
     def __exit__(self, *_: object) -> None:
         for fd in (self._ours_in, self._ours_out, self._guest_pidfd):
             os.close(fd)
+
+
+class Hand:
+    """One step: what the dying end does, and the other one before and after."""
+
+    def begin(self, carrier: Carrier, tell: Tell, hear: Hear) -> Callable[[], object]:
+        """Bring the dying end to where it can do the step; returns that (in the guard)."""
+        raise NotImplementedError
+
+    def meet(self, dying: DyingGuard) -> None:
+        """Bring the other end to where the step can be done."""
+        raise NotImplementedError
+
+    def judge(self, *, ended: bool) -> None:
+        """The guard is dead, its guest lives, and may run unless the step forbids it."""
+        raise NotImplementedError
+
+    def judge_last(self, *, ended: bool) -> None:
+        """Its guest is dead, too."""
+
+    def close(self) -> None:
+        """Nothing is left of the other end."""
+
+
+def die_at_each(new: Callable[[], Hand], traced: tuple[str, ...], stride: int) -> str:
+    """Have a guard die at every so manyth line of a step; returns at how many that was."""
+    line, ended = 0, False
+    while not ended:
+        line += stride
+        hand = new()
+        with DyingGuard(hand.begin, traced) as dying:
+            dying.start(line)
+            hand.meet(dying)
+            dying.wait()
+            ended = dying.ended
+            hand.judge(ended=ended)
+            dying.end_guest()
+            hand.judge_last(ended=ended)
+        hand.close()
+    assert line > 20
+    return (
+        f"every {stride}. of {line - stride} lines" if stride > 1 else f"each of {line - 1} lines"
+    )

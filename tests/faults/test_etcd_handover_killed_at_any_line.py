@@ -12,17 +12,15 @@ from typing import TYPE_CHECKING
 import pytest
 
 from lockplugins.contract import LeaseHeldError, LockError, Resource
-from tests.faults.dying import DyingGuard
+from tests.faults.dying import Hand, die_at_each
 from tests.support.etcd_ends import FAILOVER_S, NONCE, End, attempt, owner
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from supervisor.guard.carrier import Carrier
+    from tests.faults.dying import DyingGuard, Hear, Tell
     from tests.support.etcd import Cluster
-
-    Tell = Callable[[str], None]
-    Hear = Callable[[], str]
 
 pytestmark = pytest.mark.slow
 
@@ -30,25 +28,13 @@ TRACED = ("lockplugins/etcd/attempt.py", "lockplugins/etcd/handover.py", "lockpl
 DISKS = ("vda", "vdb")
 
 
-class Hand:
-    """One step of a hand-over: what the dying end does, and the other one before and after."""
+class Step(Hand):
+    """The other end, and a stranger, in a namespace of their own."""
 
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
         self.table = cluster.config() | {"namespace": str(uuid.uuid4()), "failover_s": FAILOVER_S}
         self.other, self.stranger = End(self.table), End(self.table, "another guest's")
-
-    def begin(self, carrier: Carrier, tell: Tell, hear: Hear) -> Callable[[], object]:
-        """Bring the dying end to where it can do the step; returns that (in the guard)."""
-        raise NotImplementedError
-
-    def meet(self, dying: DyingGuard) -> None:
-        """Bring the other end to where the step can be done."""
-        raise NotImplementedError
-
-    def judge(self, *, ended: bool) -> None:
-        """The guard is dead: see whose the guest is."""
-        raise NotImplementedError
 
     def own(self) -> End:
         end = End(self.table)
@@ -82,7 +68,7 @@ def granted(step: Callable[[], object]) -> bool:
     return True
 
 
-class Prepare(Hand):
+class Prepare(Step):
     """The source's: it owns before and after."""
 
     def begin(self, carrier: Carrier, tell: Tell, hear: Hear) -> Callable[[], object]:  # noqa: ARG002  # nothing is carried
@@ -120,7 +106,7 @@ class HandOver(Prepare):
         assert self.whose() == handed
 
 
-class TakeBack(Hand):
+class TakeBack(Step):
     """The source's, its guest fenced until it is done; its destination has cancelled."""
 
     def begin(self, carrier: Carrier, tell: Tell, hear: Hear) -> Callable[[], object]:  # noqa: ARG002  # nothing is carried
@@ -145,7 +131,7 @@ class TakeBack(Hand):
         assert self.whose() == (awaits and not over)
 
 
-class CompleteIn(Hand):
+class CompleteIn(Step):
     """The destination's: the owner of all of it when it is done, or of nothing."""
 
     def begin(self, carrier: Carrier, tell: Tell, hear: Hear) -> Callable[[], object]:  # noqa: ARG002  # nothing is carried
@@ -183,25 +169,9 @@ class CompleteIn(Hand):
 @pytest.mark.parametrize("kind", [Prepare, HandOver, TakeBack, CompleteIn])
 def test_one_owner_at_most_wherever_a_guard_dies(
     etcd_member: Cluster,
-    kind: type[Hand],
+    kind: type[Step],
     rounds: Callable[[int, int], int],
     measured: Callable[[str, str], None],
 ) -> None:
-    line, ended, stride = 0, False, rounds(5, 1)
-    while not ended:
-        line += stride
-        hand = kind(etcd_member)
-        with DyingGuard(hand.begin, TRACED) as dying:
-            dying.start(line)
-            hand.meet(dying)
-            dying.wait()
-            ended = dying.ended
-            hand.judge(ended=ended)
-            dying.end_guest()
-        hand.close()
-    assert line > 20
-    what = (
-        f"every {stride}. of {line - stride} lines" if stride > 1 else f"each of {line - 1} lines"
-    )
-    words = f"{kind.__name__}: a guard killed at {what}, one owner at most"
-    measured("etcd-migration", words)
+    where = die_at_each(lambda: kind(etcd_member), TRACED, rounds(5, 1))
+    measured("etcd-migration", f"{kind.__name__}: a guard killed at {where}, one owner at most")

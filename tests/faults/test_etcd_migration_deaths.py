@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from lockplugins.contract import Mode
 from tests.support import waiting
 from tests.support.etcd import Cluster
-from tests.support.guard import DEADLINE_S, Guards
-from tests.support.idle_ends import End
+from tests.support.guard import DEADLINE_S
+from tests.support.idle_ends import HELD, Pair, refused
 from tests.support.qemu import GuestError
 from tests.support.wire import Refused, Wire
 
@@ -26,79 +25,50 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from tests.support.idle_ends import End
+
 pytestmark = pytest.mark.slow
 
-HELD, FAILED, LOST = 110, 111, 112
+FAILED, LOST = 111, 112
 FAILOVER_S = 15
 PROOF_S = 0.4 * FAILOVER_S
 HOST_DEATH_S = 2 * FAILOVER_S + DEADLINE_S
 
 
-class Pair:
-    """A guest with two disks, that runs at one end and is awaited at the other."""
+class EtcdPair(Pair):
+    """Both ends with the same cluster, in a namespace of their own."""
 
     def __init__(self, directory: Path, cluster: Cluster, plugin: str) -> None:
-        self.cluster, self.uuid = cluster, str(uuid.uuid4())
-        self.disks = [str(directory / name) for name in ("one", "two")]
-        for disk in self.disks:
-            with open(disk, "wb") as file:
-                file.truncate(1 << 16)
-        table = cluster.config() | {"namespace": self.uuid, "failover_s": str(FAILOVER_S)}
-        self.uri = f"unix:{directory}/migration"
-        self.guards = Guards(directory / "here"), Guards(directory / "there")
-        for guards in self.guards:
-            guards.defaults = {"plugin": plugin, "config": {"etcd": table}}
-        leases = [(Mode.EXCLUSIVE, disk) for disk in self.disks]
-        self.source = End(self.guards[0], leases, None, self.uuid)
-        self.source.monitor.execute("cont")
-        self.target = End(self.guards[1], leases, self.uri, self.uuid)
-        self.cookie = self.source.order("prepare-migrate", uri=self.uri)["cookie"]
-
-    def migrate(self) -> None:
-        self.source.migrate(self.uri)
-
-    def complete_in(self, timeout_s: float = DEADLINE_S) -> None:
-        self.target.order("complete-migrate-in", cookie=self.cookie, timeout_s=timeout_s)
-
-    def cancel_out(self) -> None:
-        self.source.order("complete-migrate-out", cancel=True)
+        self._below = str(uuid.uuid4())
+        self.cluster = cluster
+        table = cluster.config() | {"namespace": self._below, "failover_s": str(FAILOVER_S)}
+        defaults = {"plugin": plugin, "config": {"etcd": table}}
+        super().__init__(directory, *(lambda guards: guards.defaults.update(defaults),) * 2)
 
     def pids(self) -> set[int]:
         """Return the supervisors that own the guest or a disk, by what etcd has."""
         found: dict[str, str] = {}
         for kind in ("vm", "disk"):
-            found |= self.cluster.kept(f"/lsup/v1/{self.uuid}/{kind}/")
+            found |= self.cluster.kept(f"/lsup/v1/{self._below}/{kind}/")
         owners = [value for key, value in found.items() if key.endswith("/w")]
         assert len(owners) == 1 + len(self.disks)
         return {json.loads(value)["pid"] for value in owners}
 
     def runs_alone(self, end: End) -> None:
         """See that an end owns and runs, and that nobody else gets anything."""
-        waiting.until(
-            lambda: end.leases() == {(Mode.EXCLUSIVE, "held")}, DEADLINE_S, "it has its leases"
-        )
-        end.monitor.execute("cont")
-        assert "'running'" in str(end.monitor.execute("query-status"))
+        assert self.runs(end)
         assert self.pids() == {end.guard.pid}
-        for mode in Mode.ALL:
-            assert self.guards[0].refusal((mode, self.disks[0])).code == HELD
-
-    def close(self) -> None:
-        self.source.close()
-        self.target.close()
-        for guards in self.guards:
-            guards.__exit__(None, None, None)
 
 
 @pytest.fixture
 def new_pair(
     tmp_path: Path, require: Callable[[str], str]
-) -> Iterator[Callable[[Cluster, str], Pair]]:
+) -> Iterator[Callable[[Cluster, str], EtcdPair]]:
     require("qemu-system-x86_64")
-    made: list[Pair] = []
+    made: list[EtcdPair] = []
 
-    def make(cluster: Cluster, plugin: str = "etcd") -> Pair:
-        made.append(Pair(tmp_path, cluster, plugin))
+    def make(cluster: Cluster, plugin: str = "etcd") -> EtcdPair:
+        made.append(EtcdPair(tmp_path, cluster, plugin))
         return made[-1]
 
     yield make
@@ -107,27 +77,18 @@ def new_pair(
 
 
 @pytest.fixture
-def pair(new_pair: Callable[[Cluster], Pair], etcd_member: Cluster) -> Pair:
+def pair(new_pair: Callable[[Cluster], EtcdPair], etcd_member: Cluster) -> EtcdPair:
     return new_pair(etcd_member)
 
 
 @pytest.fixture
 def own(
-    new_pair: Callable[[Cluster], Pair], require: Callable[[str], str], tmp_path: Path
-) -> Iterator[Pair]:
+    new_pair: Callable[[Cluster], EtcdPair], require: Callable[[str], str], tmp_path: Path
+) -> Iterator[EtcdPair]:
     """Give a test a pair whose cluster it may hurt."""
     require("etcd")
     with Cluster(tmp_path / "etcd") as cluster:
         yield new_pair(cluster)
-
-
-def refused(step: Callable[[], None]) -> int:
-    """Return the exit code with which a step is refused."""
-    with pytest.raises(Refused) as error:
-        step()
-    code = error.value.fields["exit_code"]
-    assert isinstance(code, int)
-    return code
 
 
 @pytest.mark.parametrize(
@@ -135,7 +96,7 @@ def refused(step: Callable[[], None]) -> int:
     [*(pytest.param(name, marks=pytest.mark.long) for name in ("etcd", "etcd+file")), "file+etcd"],
 )
 def test_a_destination_that_dies_waiting_leaves_the_guest_to_its_source(
-    new_pair: Callable[[Cluster, str], Pair], etcd_member: Cluster, plugin: str
+    new_pair: Callable[[Cluster, str], EtcdPair], etcd_member: Cluster, plugin: str
 ) -> None:
     pair = new_pair(etcd_member, plugin)
     pair.migrate()
@@ -152,7 +113,7 @@ def test_a_destination_that_dies_waiting_leaves_the_guest_to_its_source(
     pair.runs_alone(pair.source)
 
 
-def test_a_destination_that_has_owned_is_followed_by_nobody(pair: Pair) -> None:
+def test_a_destination_that_has_owned_is_followed_by_nobody(pair: EtcdPair) -> None:
     pair.migrate()
     pair.complete_in()
     pair.target.guard.kill()
@@ -163,7 +124,7 @@ def test_a_destination_that_has_owned_is_followed_by_nobody(pair: Pair) -> None:
 
 
 @pytest.mark.parametrize("ends", [False, True])
-def test_a_source_that_is_gone_is_not_needed(pair: Pair, *, ends: bool) -> None:
+def test_a_source_that_is_gone_is_not_needed(pair: EtcdPair, *, ends: bool) -> None:
     pair.migrate()
     if ends:
         assert pair.source.order("complete-migrate-out") == {}
@@ -173,7 +134,7 @@ def test_a_source_that_is_gone_is_not_needed(pair: Pair, *, ends: bool) -> None:
     pair.runs_alone(pair.target)
 
 
-def test_a_destination_that_runs_too_early_takes_the_guest_from_both(pair: Pair) -> None:
+def test_a_destination_that_runs_too_early_takes_the_guest_from_both(pair: EtcdPair) -> None:
     pair.migrate()
     with suppress(GuestError, ConnectionError):  # ended before it has answered
         pair.target.monitor.execute("cont")
@@ -181,7 +142,7 @@ def test_a_destination_that_runs_too_early_takes_the_guest_from_both(pair: Pair)
     waiting.until(lambda: refused(pair.cancel_out) == FAILED, DEADLINE_S, "the source knows it")
 
 
-def test_a_source_that_stands_still_is_not_waited_for(pair: Pair) -> None:
+def test_a_source_that_stands_still_is_not_waited_for(pair: EtcdPair) -> None:
     pair.migrate()
     signal.pidfd_send_signal(pair.source.guard.pidfd, signal.SIGSTOP)
     pair.complete_in()
@@ -192,12 +153,11 @@ def test_a_source_that_stands_still_is_not_waited_for(pair: Pair) -> None:
 
 @pytest.mark.parametrize("side", ["source", "target"])
 def test_what_is_asked_while_etcd_stands_still_is_done_when_it_goes_on(
-    own: Pair, side: str
+    own: EtcdPair, side: str
 ) -> None:
     own.migrate()
     if side == "source":
-        own.target.order("complete-migrate-in", cancel=True)
-        assert own.target.guard.wait().code == 0
+        own.cancel_in()
     command, asked = {
         "source": ("complete-migrate-out", {"cancel": True}),
         "target": ("complete-migrate-in", {"cookie": own.cookie, "timeout_s": DEADLINE_S}),
@@ -216,7 +176,7 @@ def test_what_is_asked_while_etcd_stands_still_is_done_when_it_goes_on(
     own.runs_alone(end)
 
 
-def test_without_etcd_for_too_long_neither_end_is_left(own: Pair) -> None:
+def test_without_etcd_for_too_long_neither_end_is_left(own: EtcdPair) -> None:
     own.migrate()
     own.cluster.members[0].send(signal.SIGSTOP)
     own.target.control.ask("complete-migrate-in", {"cookie": own.cookie})

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from lockplugins.contract import LockError
-from tests.faults.dying import DyingGuard
+from tests.faults.dying import Hand, die_at_each
 from tests.support.ends import NONCE, End, image
 from tests.support.locking import DEADLINE_S, READ, is_free
 
@@ -22,9 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from supervisor.guard.carrier import Carrier
-
-    Tell = Callable[[str], None]
-    Hear = Callable[[], str]
+    from tests.faults.dying import DyingGuard, Hear, Tell
 
 pytestmark = pytest.mark.slow
 
@@ -32,28 +30,16 @@ TRACED = ("lockplugins/", "guard/carrier.py")
 DISKS = ("vda", "vdb")
 
 
-class Hand:
-    """One step of a hand-over: what the dying end does, and the other one before and after."""
+class Step(Hand):
+    """Two disks and the other end."""
 
     def __init__(self, directory: Path) -> None:
         self.disks = [image(directory / name) for name in DISKS]
         self.other = End()
 
-    def begin(self, carrier: Carrier, tell: Tell, hear: Hear) -> Callable[[], object]:
-        """Bring the dying end to where it can do the step; returns that (in the guard)."""
-        raise NotImplementedError
-
-    def meet(self, dying: DyingGuard) -> None:
-        """Bring the other end to where the step can be done."""
-        raise NotImplementedError
-
-    def judge(self, *, ended: bool) -> None:
-        """The guard is dead, its guest lives, and may run unless the step forbids it."""
-        raise NotImplementedError
-
-    def judge_last(self, *, ended: bool) -> None:
-        """Its guest is dead, too."""
-        raise NotImplementedError
+    def close(self) -> None:
+        if self.other.plugin._held:
+            self.other.die()
 
     def excluded(self) -> None:
         assert not any(is_free(disk) for disk in self.disks), "a stranger could write"
@@ -76,7 +62,7 @@ class Hand:
     told = ""
 
 
-class Prepare(Hand):
+class Prepare(Step):
     """The source's: it owns before and after."""
 
     def begin(self, carrier: Carrier, tell: Tell, hear: Hear) -> Callable[[], object]:
@@ -118,7 +104,7 @@ class HandOver(Prepare):
         assert self.arrive(), "its memory is the last one"
 
 
-class TakeBack(Hand):
+class TakeBack(Step):
     """The source's, its guest fenced until it is done; no destination is left."""
 
     def begin(self, carrier: Carrier, tell: Tell, hear: Hear) -> Callable[[], object]:
@@ -153,7 +139,7 @@ class TakeBack(Hand):
         assert all(is_free(disk) for disk in self.disks)
 
 
-class CompleteIn(Hand):
+class CompleteIn(Step):
     """The destination's: the owner when it is done, and has not run before."""
 
     def begin(self, carrier: Carrier, tell: Tell, hear: Hear) -> Callable[[], object]:
@@ -192,26 +178,9 @@ class CompleteIn(Hand):
 @pytest.mark.parametrize("kind", [Prepare, HandOver, TakeBack, CompleteIn])
 def test_one_owner_at_most_wherever_a_guard_dies(
     tmp_path: Path,
-    kind: type[Hand],
+    kind: type[Step],
     rounds: Callable[[int, int], int],
     measured: Callable[[str, str], None],
 ) -> None:
-    line, ended, stride = 0, False, rounds(7, 1)
-    while not ended:
-        line += stride
-        hand = kind(tmp_path)
-        with DyingGuard(hand.begin, TRACED) as dying:
-            dying.start(line)
-            hand.meet(dying)
-            dying.wait()
-            ended = dying.ended
-            hand.judge(ended=ended)
-            dying.end_guest()
-            hand.judge_last(ended=ended)
-        if hand.other.plugin._held:
-            hand.other.die()
-    assert line > 20
-    what = (
-        f"every {stride}. of {line - stride} lines" if stride > 1 else f"each of {line - 1} lines"
-    )
-    measured("migration-failures", f"{kind.__name__}: a guard killed at {what}, one owner at most")
+    where = die_at_each(lambda: kind(tmp_path), TRACED, rounds(7, 1))
+    measured("migration-failures", f"{kind.__name__}: a guard killed at {where}, one owner at most")

@@ -14,8 +14,8 @@ import pytest
 from lockplugins.contract import Mode
 from tests.support import sanlock_facts as facts
 from tests.support import waiting
-from tests.support.guard import DEADLINE_S, Guards
-from tests.support.idle_ends import End
+from tests.support.guard import DEADLINE_S
+from tests.support.idle_ends import HELD, Pair, refused
 from tests.support.qemu import GuestError
 from tests.support.wire import Closed, Refused
 
@@ -23,45 +23,21 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from tests.support.idle_ends import End
     from tests.support.sanlock import Daemon
 
 pytestmark = pytest.mark.slow
 
-HELD, FAILED, LOST = 110, 111, 112
+FAILED, LOST = 111, 112
 HOST_DEATH_S = 150.0  # 8 io_timeouts and 60 s, and a busy machine
 
 
-class Pair:
-    """A guest with two disks, that runs on one host and is awaited on the other."""
+class SanlockPair(Pair):
+    """Each end with the daemon of its host."""
 
     def __init__(self, directory: Path, here: Daemon, there: Daemon) -> None:
         self.here, self.there = here, there
-        self.disks = [str(directory / name) for name in ("one", "two")]
-        for disk in self.disks:
-            with open(disk, "wb") as file:
-                file.truncate(1 << 16)
-        self.uri = f"unix:{directory}/migration"
-        self.guards = Guards(directory / "here"), Guards(directory / "there")
-        here.lease_to(self.guards[0])
-        there.lease_to(self.guards[1])
-        leases = [(Mode.EXCLUSIVE, disk) for disk in self.disks]
-        self.source = End(self.guards[0], leases, None)
-        self.source.monitor.execute("cont")
-        self.target = End(self.guards[1], leases, self.uri)
-        self.cookie = self.source.order("prepare-migrate", uri=self.uri)["cookie"]
-
-    def migrate(self) -> None:
-        self.source.migrate(self.uri)
-
-    def complete_in(self, timeout_s: float = DEADLINE_S) -> None:
-        self.target.order("complete-migrate-in", cookie=self.cookie, timeout_s=timeout_s)
-
-    def cancel_in(self) -> None:
-        self.target.order("complete-migrate-in", cancel=True)
-        assert self.target.guard.wait().code == 0
-
-    def cancel_out(self) -> None:
-        self.source.order("complete-migrate-out", cancel=True)
+        super().__init__(directory, here.lease_to, there.lease_to)
 
     def held(self, daemon: Daemon) -> list[int | None]:
         """Return the versions at which a host has the disks."""
@@ -69,33 +45,22 @@ class Pair:
 
     def runs_alone(self, end: End, daemon: Daemon) -> None:
         """See that an end owns and runs, and that nobody else has anything."""
-        assert end.leases() == {(Mode.EXCLUSIVE, "held")}
-        end.monitor.execute("cont")
-        assert "'running'" in str(end.monitor.execute("query-status"))
+        assert self.runs(end)
         assert len([version for version in self.held(daemon) if version]) == len(self.disks)
         other = self.here if daemon is self.there else self.there
         assert self.held(other) == []
-        for guards in self.guards:
-            for mode in Mode.ALL:
-                assert guards.refusal((mode, self.disks[0])).code == HELD
 
     def until_free(self, daemon: Daemon) -> None:
         for disk in self.disks:
             daemon.until_free(disk)
 
-    def close(self) -> None:
-        self.source.close()
-        self.target.close()
-        for guards in self.guards:
-            guards.__exit__(None, None, None)
-
 
 @pytest.fixture
 def pair(
     tmp_path: Path, require: Callable[[str], str], sanlock_host: Daemon, sanlock_neighbour: Daemon
-) -> Iterator[Pair]:
+) -> Iterator[SanlockPair]:
     require("qemu-system-x86_64")
-    made = Pair(tmp_path, sanlock_host, sanlock_neighbour)
+    made = SanlockPair(tmp_path, sanlock_host, sanlock_neighbour)
     yield made
     made.close()
 
@@ -103,27 +68,18 @@ def pair(
 @pytest.fixture
 def own(
     tmp_path: Path, require: Callable[[str], str], sanlock_hosts: Callable[[int], Daemon]
-) -> Iterator[Pair]:
+) -> Iterator[SanlockPair]:
     """Give a test a pair whose daemons it may hurt."""
     require("qemu-system-x86_64")
     one, two = sanlock_hosts(1), sanlock_hosts(2)
     one.join()
     two.join()
-    made = Pair(tmp_path, one, two)
+    made = SanlockPair(tmp_path, one, two)
     yield made
     made.close()
 
 
-def refused(step: Callable[[], None]) -> int:
-    """Return the exit code with which a step is refused."""
-    with pytest.raises(Refused) as error:
-        step()
-    code = error.value.fields["exit_code"]
-    assert isinstance(code, int)
-    return code
-
-
-def test_until_the_source_has_handed_over_nothing_moves(pair: Pair) -> None:
+def test_until_the_source_has_handed_over_nothing_moves(pair: SanlockPair) -> None:
     assert refused(lambda: pair.complete_in(0.0)) in {HELD, FAILED}
     assert pair.held(pair.there) == []
     pair.source.guard.kill()
@@ -132,7 +88,7 @@ def test_until_the_source_has_handed_over_nothing_moves(pair: Pair) -> None:
     assert pair.held(pair.there) == []
 
 
-def test_a_destination_that_dies_waiting_leaves_the_guest_to_its_source(pair: Pair) -> None:
+def test_a_destination_that_dies_waiting_leaves_the_guest_to_its_source(pair: SanlockPair) -> None:
     pair.migrate()
     before = pair.held(pair.here)
     assert refused(pair.cancel_out) == HELD
@@ -142,7 +98,7 @@ def test_a_destination_that_dies_waiting_leaves_the_guest_to_its_source(pair: Pa
     pair.runs_alone(pair.source, pair.here)
 
 
-def test_a_destination_that_has_owned_is_followed_by_nobody(pair: Pair) -> None:
+def test_a_destination_that_has_owned_is_followed_by_nobody(pair: SanlockPair) -> None:
     pair.migrate()
     pair.complete_in()
     pair.target.guard.kill()
@@ -154,7 +110,7 @@ def test_a_destination_that_has_owned_is_followed_by_nobody(pair: Pair) -> None:
 
 
 @pytest.mark.parametrize("ends", [False, True])
-def test_a_source_that_is_gone_is_not_needed(pair: Pair, *, ends: bool) -> None:
+def test_a_source_that_is_gone_is_not_needed(pair: SanlockPair, *, ends: bool) -> None:
     pair.migrate()
     if ends:
         assert pair.source.order("complete-migrate-out") == {}
@@ -165,7 +121,7 @@ def test_a_source_that_is_gone_is_not_needed(pair: Pair, *, ends: bool) -> None:
     pair.runs_alone(pair.target, pair.there)
 
 
-def test_who_has_had_the_disk_in_between_is_found_out(pair: Pair) -> None:
+def test_who_has_had_the_disk_in_between_is_found_out(pair: SanlockPair) -> None:
     pair.migrate()
     pair.source.guard.kill()
     pair.until_free(pair.here)
@@ -179,7 +135,7 @@ def test_who_has_had_the_disk_in_between_is_found_out(pair: Pair) -> None:
     pair.until_free(pair.there)
 
 
-def test_a_cookie_is_good_for_one_attempt(pair: Pair) -> None:
+def test_a_cookie_is_good_for_one_attempt(pair: SanlockPair) -> None:
     pair.cancel_out()
     old = pair.cookie
     pair.cookie = pair.source.order("prepare-migrate", uri=pair.uri)["cookie"]
@@ -191,7 +147,7 @@ def test_a_cookie_is_good_for_one_attempt(pair: Pair) -> None:
     pair.runs_alone(pair.target, pair.there)
 
 
-def test_a_destination_that_runs_too_early_takes_the_guest_from_both(pair: Pair) -> None:
+def test_a_destination_that_runs_too_early_takes_the_guest_from_both(pair: SanlockPair) -> None:
     pair.migrate()
     with suppress(GuestError, ConnectionError):  # ended before it has answered
         pair.target.monitor.execute("cont")
@@ -199,7 +155,9 @@ def test_a_destination_that_runs_too_early_takes_the_guest_from_both(pair: Pair)
     waiting.until(lambda: refused(pair.cancel_out) == FAILED, DEADLINE_S, "the source knows it")
 
 
-def test_a_sharer_goes_away_again_while_a_disk_is_awaited(pair: Pair, tmp_path: Path) -> None:
+def test_a_sharer_goes_away_again_while_a_disk_is_awaited(
+    pair: SanlockPair, tmp_path: Path
+) -> None:
     """As it is between the steps of a hand-over; here it lasts."""
     disk = tmp_path / "three"
     disk.touch()
@@ -216,7 +174,9 @@ def test_a_sharer_goes_away_again_while_a_disk_is_awaited(pair: Pair, tmp_path: 
 
 
 @pytest.mark.long
-def test_a_sources_daemon_that_stands_still_holds_its_disks_until_it_goes_on(own: Pair) -> None:
+def test_a_sources_daemon_that_stands_still_holds_its_disks_until_it_goes_on(
+    own: SanlockPair,
+) -> None:
     own.migrate()
     own.here.stop()
     assert refused(lambda: own.complete_in(0.0)) == HELD
@@ -230,7 +190,7 @@ def test_a_sources_daemon_that_stands_still_holds_its_disks_until_it_goes_on(own
 @pytest.mark.long
 @pytest.mark.parametrize("how", ["stop", "kill"])
 def test_a_destinations_daemon_that_ends_leaves_the_guest_to_its_source(
-    own: Pair, how: str
+    own: SanlockPair, how: str
 ) -> None:
     own.migrate()
     getattr(own.there, how)()
@@ -250,7 +210,7 @@ def test_a_destinations_daemon_that_ends_leaves_the_guest_to_its_source(
 
 
 @pytest.mark.long
-def test_a_sources_daemon_that_dies_takes_the_guest_with_it(own: Pair) -> None:
+def test_a_sources_daemon_that_dies_takes_the_guest_with_it(own: SanlockPair) -> None:
     own.migrate()
     own.here.kill()
     assert own.source.guard.wait().code != 0
