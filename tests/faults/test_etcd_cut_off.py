@@ -121,13 +121,12 @@ class Hurt:
         self.last = {case: announced(guard) for case, guard in self.guards.items()}
 
     def begin(self) -> float:
-        """Cut and stop; returns when."""
-        began = now()
+        """Cut and stop; returns an instant after which no guard can send what will be answered."""
         self._apart.cut()
         for (how, _), guard in self.guards.items():
             if how == STOPPED:
                 signal.pidfd_send_signal(guard.pidfd, signal.SIGSTOP)
-        return began
+        return now()
 
     def deaths(self) -> dict[tuple[str, bool], float]:
         """Return when each guest died."""

@@ -102,7 +102,7 @@ def test_they_are_given_back_in_reverse(world: World, tmp_path: Path) -> None:
     signal.pidfd_send_signal(guard.child_pidfd, signal.SIGKILL)
     guard.wait()
     assert world.held() == [(False, False)] * 2
-    _before, _dead, after = record.read_text().rpartition("killed by SIGKILL")
+    _before, _dead, after = record.read_text().partition("killed by SIGKILL")
     pattern = re.compile(
         r"fcntl\(\d+<([^>]+)>, F_OFD_SETLK, \{l_type=F_UNLCK|(request_delete_range)"
     )
