@@ -42,6 +42,7 @@ def test_the_role_reaches_its_own_namespace(etcd_three: Cluster) -> None:
         "get --prefix /lsup/",
         "del --prefix /lsup/",
         "auth disable",
+        "auth enable",
         "user add intruder:password",
         f"user grant-role {USER} root",
         f"role grant-permission {USER} readwrite /elsewhere",

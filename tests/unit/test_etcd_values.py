@@ -280,3 +280,25 @@ def test_modes_have_keys_of_their_own() -> None:
 def test_releases_with_faults_of_leases_are_named(version: str, well: bool, named: bool) -> None:  # noqa: FBT001  # a table's columns
     _check, found, words, _mend = examine.of_version(version)
     assert (found, "can end early, or live on" in words) == (well, named)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "name"),
+    [
+        ({"sda/dm/uuid": "LVM-abc\n", "sda/wwid": "naa.5000"}, "dm:LVM-abc"),
+        ({"sda/wwid": "naa.5000\n"}, "wwid:naa.5000"),
+        ({"sda/device/wwid": "t10.ATA  disk \n"}, "wwid:t10.ATA disk"),
+        ({"sda/size": "8"}, ""),
+    ],
+)
+def test_a_device_is_named_by_what_every_host_sees_of_it(
+    tmp_path: Path, attributes: dict[str, str], name: str
+) -> None:
+    for path, text in attributes.items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text)
+    assert names._of_device(str(tmp_path / "sda")) == name
+    if name.startswith("wwid:"):
+        (tmp_path / "sda" / "sda3").mkdir()
+        (tmp_path / "sda" / "sda3" / "partition").write_text("3\n")
+        assert names._of_device(str(tmp_path / "sda" / "sda3")) == f"{name}:part3"
