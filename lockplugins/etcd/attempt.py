@@ -85,6 +85,7 @@ class Attempt:
             found = self._look(owned, until)
             if not all(self._is_ours(key, found) for key in owned):
                 raise LeaseLostError("hand over", DISKS, "they are not all this guest's by now")
+            self._give_ticket_back(found, until)  # of a cancel, asked for twice and come late
             before = found.get(self._key)
             if before is not None and before.value == self._value(PREPARED):
                 return  # by an earlier try
@@ -115,8 +116,9 @@ class Attempt:
             }:
                 why = "its destination has owned them since, or has run, and may have written"
                 raise LockError("take back", DISKS, why, "end it with complete-out")
-            if reached == self._value(OVER):
-                return True  # by an earlier try, this source's and no other's
+            if reached == self._value(OVER):  # by an earlier try, this source's and no other's
+                self._give_ticket_back(found, until)
+                return True
             transaction = Transaction()
             transaction.demand_value(self._key, reached)
             if alone:
@@ -195,12 +197,20 @@ class Attempt:
     def forget(self, until: float) -> None:
         """Delete what is this session's of the attempt and the ticket."""
         found = self._look((), until)
-        for key, kept in found.items():
-            if kept.value == self.session.value or kept.value.endswith(f" {self.session.sid}"):
-                transaction = Transaction()
-                transaction.demand_unchanged(key, kept.mod_revision)
-                transaction.delete(key)
-                transaction.commit(self._client, until, _WHAT)
+        self._give_ticket_back(found, until)
+        if self._key in found and found[self._key].value.endswith(f" {self.session.sid}"):
+            self._delete(found[self._key], until)
+
+    def _give_ticket_back(self, found: dict[str, KeyValue], until: float) -> None:
+        if self._is_ours(self.ticket.owner, found):
+            self._delete(found[self.ticket.owner], until)
+
+    def _delete(self, kept: KeyValue, until: float) -> None:
+        """Delete a key if it is as it was read."""
+        transaction = Transaction()
+        transaction.demand_unchanged(kept.key, kept.mod_revision)
+        transaction.delete(kept.key)
+        transaction.commit(self._client, until, _WHAT)
 
 
 def _of(source: str, name: str, kept: KeyValue | None) -> str:

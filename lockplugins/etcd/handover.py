@@ -125,11 +125,9 @@ class EtcdHandover(Handover):
                 if found[0].absent_since is not None:
                     left = found[0].may_be_taken_at(self._plugin.timing) - now()
                     again = f"its session is gone: try again in {max(left, 0):.0f} s"
-                why, advice = (
-                    f"its guest is awaited by {other.description}",
-                    "its guest stays fenced",
-                )
-                raise LeaseHeldError("take back", DISKS, why, f"{advice}; {again}", other)
+                why = f"its guest is awaited by {other.description}"
+                advice = f"its guest stays fenced; {again}"
+                raise LeaseHeldError("take back", DISKS, why, advice, other)
             pause(_BETWEEN_S)
 
     def complete_in(self, nonce: str, told: str) -> None:
@@ -159,15 +157,16 @@ class EtcdHandover(Handover):
 
     def leaves(self, claim: Claim) -> bool:
         """Source, its guest dead: is what it claims a destination's that has yet to own it?"""
-        if not self._keeping.is_handed or claim.mode == Mode.SHARED:
-            return False
-        if self._is_left is None:
+        return claim.mode == Mode.EXCLUSIVE and self._leaves_all()
+
+    def _leaves_all(self) -> bool:
+        if self._is_left is None and self._keeping.is_handed:  # looked at once, in the end
             self._is_left = self._attempt.is_awaited(self._until())
-        return self._is_left
+        return bool(self._is_left)
 
     def close(self) -> None:
         """Leave nothing of an attempt, save what a destination needs."""
-        if not self._is_left:
+        if not self._leaves_all():
             self._attempt.forget(self._until())
 
 

@@ -162,7 +162,24 @@ def test_a_destination_that_owns_without_knowing_finds_out(
     assert owner(etcd_member, target) == {True}
 
 
-@pytest.mark.long
+def test_a_ticket_that_comes_late_to_a_source_is_given_back(
+    etcd_member: Cluster, etcd_end: Make, late: Late, etcd_disks: list[str]
+) -> None:
+    source, first, second = etcd_end(endpoints=doubly(late, etcd_member)), etcd_end(), etcd_end()
+    handed(source, first, etcd_disks)
+    first.end()
+    late.holds = wire(f"/lsup/v1/{source.plugin.namespace}/in/")[:-4]
+    source.side.take_back()
+    late.deliver()
+    with pytest.raises(LeaseHeldError, match=r"arrival of guest .* held by guest web1"):
+        second.wait(*etcd_disks)
+    told = source.side.prepare(OTHER_NONCE)
+    second.wait(*etcd_disks)
+    source.side.hand_over()
+    second.side.complete_in(OTHER_NONCE, told)
+    assert owner(etcd_member, second) == {True}
+
+
 def test_a_source_that_does_not_know_whether_it_has_cancelled_asks_again(
     etcd_member: Cluster, etcd_end: Make, late: Late, etcd_disks: list[str]
 ) -> None:
@@ -182,4 +199,6 @@ def test_a_source_that_does_not_know_whether_it_has_cancelled_asks_again(
     again.end()
     source.side.take_back()
     assert owner(etcd_member, source) == {True}
-    source.side.prepare(OTHER_NONCE)
+    last = etcd_end()
+    last.side.complete_in(OTHER_NONCE, handed(source, last, etcd_disks, OTHER_NONCE))
+    assert owner(etcd_member, last) == {True}
