@@ -35,6 +35,7 @@ byte memory[4];			/* the epoch of what they have received, 0 while that is nothi
 
 /* What is on its way, given up or not: done once at any time. */
 bool late_ticket[3], late_prepare[3], late_ready[3], late_cancel[3], late_complete[5];
+bool late_own_ticket = false;	/* the source's */
 bool late_cancel_alone[3];	/* asked when the guest had stopped */
 byte seen[3];			/* the revision that a late PREPARED demands */
 #define COMPLETE(d, n) ((d - 1) * ATTEMPTS + n)
@@ -57,6 +58,9 @@ byte seen[3];			/* the revision that a late PREPARED demands */
 
 inline do_ticket(d) {
 	if :: ticket == NOBODY && !dead[d] -> ticket = d :: else fi	/* dead: no session */
+}
+inline do_own_ticket() {
+	if :: ticket == NOBODY || dead[ticket] -> ticket = SOURCES_TICKET :: else fi
 }
 inline do_prepare(n, r) {
 	if :: owner == SOURCE && unchanged(r) -> nonce = n; step = PREPARED; revision++ :: else fi
@@ -81,7 +85,8 @@ inline do_complete(d, n) {
 #endif
 inline do_cancel(n, alone, done) {
 	if
-	:: owner == SOURCE && nonce == n && step == OVER -> done = true	/* by an earlier try */
+	:: owner == SOURCE && nonce == n && step == OVER ->	/* by an earlier try */
+		ticket = (ticket == SOURCES_TICKET -> NOBODY : ticket); done = true
 	:: in_attempt(n) && step != OVER && (is_alone || !alone) && (alone || step == PREPARED) ->
 		step = OVER; revision++; done = true;
 		ticket = (ticket == SOURCES_TICKET -> NOBODY : ticket)
@@ -94,7 +99,8 @@ proctype Source() {
 	bool told, cancelled, alone;
 	do
 	:: n <= ATTEMPTS ->
-		seen[n] = revision;
+		atomic { seen[n] = revision;
+			if :: ticket == SOURCES_TICKET -> ticket = NOBODY :: else fi };
 		if
 		:: late_prepare[n] = true; told = false		/* no answer: not begun */
 		:: atomic { do_prepare(n, seen[n]);
@@ -123,8 +129,8 @@ proctype Source() {
 #ifdef MISTAKE_CANCELLED_BESIDE_DESTINATION
 			:: stopped -> alone = true
 #endif
-			:: atomic { stopped && (ticket == NOBODY || dead[ticket]) ->
-				ticket = SOURCES_TICKET; alone = true }
+			:: atomic { stopped -> do_own_ticket(); alone = (ticket == SOURCES_TICKET) }
+			:: atomic { stopped && !late_own_ticket -> late_own_ticket = true }
 			:: atomic { !stopped && !late_cancel[n] -> late_cancel[n] = true }
 			:: atomic { alone && !late_cancel_alone[n] -> late_cancel_alone[n] = true }
 			:: atomic { (alone || !stopped || owner != SOURCE) ->
@@ -177,6 +183,7 @@ proctype Etcd() {
 		:: late_cancel[n] -> late_cancel[n] = false; do_cancel(n, false, ignored); ignored = false
 		:: late_cancel_alone[n] -> late_cancel_alone[n] = false; do_cancel(n, true, ignored);
 			ignored = false
+		:: n == 1 && late_own_ticket -> late_own_ticket = false; do_own_ticket()
 		:: n <= DESTINATIONS && late_ticket[n] -> late_ticket[n] = false; do_ticket(n)
 		:: late_complete[COMPLETE(1, n)] -> late_complete[COMPLETE(1, n)] = false;
 			do_complete(1, n)
