@@ -177,28 +177,17 @@ class EtcdPlugin(Plugin):
                 pause(BETWEEN_S)
                 continue  # there was one, and he has gone
             if wait_until is None or now() >= wait_until:
-                self._forgo()
                 raise self._taking.refusal(claims)
-            proven = max(
-                blocker.may_be_taken_at(self.timing) for blocker in self._taking.blockers.values()
-            )
-            pause(max(BETWEEN_S, min(POLL_S, wait_until - now(), proven - now())))
-
-    def _forgo(self) -> None:
-        """End the session of a guest that has nothing, and will not run; else its TTL does."""
-        if not self._keeping.held:
-            try:
-                self._session.end(self._jobs, now() + KEEPALIVE_S)
-            except LockError:
-                pass
+            proven = [x.may_be_taken_at(self.timing) for x in self._taking.blockers.values()]
+            pause(max(BETWEEN_S, min(POLL_S, wait_until - now(), max(proven) - now())))
 
     def migration(self) -> Handover:
         if self._handover is None:
             from lockplugins.etcd.attempt import Attempt  # only where a guest migrates
             from lockplugins.etcd.handover import EtcdHandover
 
-            ours = self._jobs, self._keeping, self._session
-            attempt = Attempt(*ours, self.namespace, self._guest.uuid)
+            uuid, space = self._guest.uuid, self.namespace
+            attempt = Attempt(self._jobs, self._keeping, self._session, space, uuid)
             self._handover = EtcdHandover(self, attempt, self._new_taking())
         return self._handover
 
@@ -248,7 +237,8 @@ class EtcdPlugin(Plugin):
             for lease, claim in self._given_up.items():
                 name = f"lease on {lease.resource}"
                 self._giving_up.forget(claim.place, now() + ANSWER_S, name)
-            self._session.end(self._jobs, now() + ANSWER_S)
+            if self._clients:  # else nothing was begun
+                self._session.end(self._jobs, now() + ANSWER_S)
         finally:
             self.disconnect()
 

@@ -111,6 +111,20 @@ def test_a_taker_starts_only_when_the_guest_of_a_killed_guard_is_dead(
     assert f'"pid":{taker.pid},' in owner
 
 
+@pytest.mark.parametrize("owners", ["etcd", "file"])
+def test_a_launch_that_is_refused_leaves_nothing(
+    owners: str, cluster: Cluster, guards: Guards, tmp_path: Path
+) -> None:
+    disk = tmp_path / "disk"
+    disk.touch()
+    table = {"etcd": cluster.config()}
+    guards.start(guards.spec(disk, plugin=owners, config=table)).ready()
+    before = set(cluster.kept())
+    refused = guards.start(guards.spec(disk, plugin="etcd+file", config=table)).refused()
+    assert refused.code == 110
+    assert set(cluster.kept()) == before
+
+
 def test_a_detach_without_an_answer_is_in_doubt_until_it_is_asked_for_again(
     cluster: Cluster, guards: Guards, tmp_path: Path
 ) -> None:
