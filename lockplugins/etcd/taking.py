@@ -94,6 +94,10 @@ class Taking:
         `blockers` then says who. Raises the client's errors: after UnknownOutcomeError a next
         attempt finds out.
         """
+        if self._is_of_no_use():  # a transaction is a write, also one that is refused
+            self._look(claims, self._state(claims, until), until)
+            if self._is_of_no_use():
+                return None
         outcome = self._transaction(claims).commit(self._client, until, _named(claims))
         if outcome.succeeded:
             return outcome.revision
@@ -108,6 +112,10 @@ class Taking:
         else:
             self._look(claims, found, until)
         return None
+
+    def _is_of_no_use(self) -> bool:
+        """Is somebody in the way, as last seen, who is not proven dead?"""
+        return any(one.may_be_taken_at(self._timing) > now() for one in self.blockers.values())
 
     def _transaction(self, claims: Claims) -> Transaction:
         transaction = Transaction()
