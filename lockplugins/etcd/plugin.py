@@ -168,7 +168,7 @@ class EtcdPlugin(Plugin):
         bound = now() + ANSWER_S
         self._taking.blockers.clear()  # those of an earlier call
         while True:
-            limit = bound if wait_until is None else max(bound, wait_until)
+            limit = bound if wait_until is None else max(bound, wait_until + ANSWER_S)
             revision = self._taking.attempt(claims, limit)
             if revision is not None:
                 self._keeping.held |= {claim.key: claim.resource.path for claim in claims}

@@ -22,6 +22,7 @@ from lockplugins.contract import (
 )
 from lockplugins.etcd.client import UnknownOutcomeError, UnreachableError
 from lockplugins.etcd.connection import now
+from lockplugins.etcd.plugin import ANSWER_S
 from tests.support import waiting
 
 if TYPE_CHECKING:
@@ -140,6 +141,15 @@ def test_the_dead_are_taken_over_after_their_time_and_not_before(
         with pytest.raises(LeaseLostError, match=r"guest second|key in etcd is gone"):
             dead.renew()
     second.renew()
+
+
+def test_who_has_waited_for_long_is_told_of_the_holder(
+    etcd_member: Cluster, etcd_host: Host, etcd_disks: list[str]
+) -> None:
+    etcd_host(etcd_member, "first").acquire([disk(etcd_disks[0])], None)
+    second = etcd_host(etcd_member, "second")
+    with pytest.raises(LeaseHeldError, match="guest first"):
+        second.acquire([disk(etcd_disks[0])], now() + ANSWER_S + 1)
 
 
 def test_an_owner_key_that_is_deleted_is_a_loss(
