@@ -146,7 +146,7 @@ def _named(key: str, *, below: bool) -> Message:
 
 
 def _encoded(text: str) -> str:
-    return b64encode(text.encode()).decode()
+    return b64encode(text.encode(errors="surrogateescape")).decode()  # as it was read
 
 
 def _encoded_end(prefix: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from base64 import b64decode
+from base64 import b64decode, b64encode
 
 import hypothesis
 import pytest
@@ -16,7 +16,7 @@ from lockplugins.etcd.client import Answer, Client, UnknownOutcomeError
 from lockplugins.etcd.connection import Endpoint
 from lockplugins.etcd.plugin import EtcdPlugin
 from lockplugins.etcd.timing import DRIFT, KILL_S, LEAST_FAILOVER_S, Timing
-from lockplugins.etcd.transaction import Outcome, Transaction
+from lockplugins.etcd.transaction import KeyValue, Outcome, Transaction
 from tests.support.stand_ins import CARRIER
 
 GUEST = Guest("5f2c1d3e-0000-4000-8000-000000000001", "web1")
@@ -193,6 +193,14 @@ def test_what_proves_nothing_is_not_asked() -> None:
 def test_an_answer_that_is_none_is_a_doubt(lie: dict[str, object]) -> None:
     with pytest.raises(UnknownOutcomeError, match="cannot understand http://a:1: its answer is no"):
         Outcome(Answer({"succeeded": True} | lie, 0.0, "http://a:1", doubtful=False))
+
+
+def test_bytes_that_are_no_text_are_demanded_as_they_were_read() -> None:
+    raw = b64encode(b"handed \xff").decode()
+    kept = KeyValue({"key": b64encode(b"/k").decode(), "value": raw})
+    transaction = Transaction()
+    transaction.demand_value(kept.key, kept.value)
+    assert transaction._demands[0]["value"] == raw
 
 
 def test_modes_have_keys_of_their_own() -> None:
