@@ -212,5 +212,6 @@ def _is_stale(sock: socket.socket) -> bool:
 
 def _said(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
-        return cause(error)
+        # OpenSSL's are OSErrors whose number is its own.
+        return error.strerror if hasattr(error, "library") else cause(error)
     return str(error) or type(error).__name__

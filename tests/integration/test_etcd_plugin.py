@@ -24,6 +24,7 @@ from lockplugins.etcd.client import UnknownOutcomeError, UnreachableError
 from lockplugins.etcd.connection import now
 from lockplugins.etcd.plugin import ANSWER_S
 from tests.support import waiting
+from tests.support.etcd import Tls
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -272,3 +273,12 @@ def test_who_may_not_is_told_why(
 ) -> None:
     with pytest.raises(LockError, match=words):
         etcd_host(etcd_three, "first", **table)
+
+
+def test_a_member_of_a_strange_authority_is_not_believed(
+    etcd_three: Cluster, etcd_host: Host, tmp_path: Path
+) -> None:
+    strange = Tls(tmp_path / "strange").ca
+    with pytest.raises(UnreachableError, match="certificate verify failed") as refused:
+        etcd_host(etcd_three, "first", ca_cert=strange)
+    assert "EPERM" not in str(refused.value)
