@@ -87,13 +87,14 @@ def _renewals(peers: Etcd, found: dict[str, Found], count: int, every: float) ->
         renewals = 60 / every
         guard_us = found[name].a_minute[2] / renewals
         etcd_us = (busy.a_minute[2] - idles.a_minute[2]) * members / renewals / count
+        grown = (busy.usage["Pss"] - idles.usage["Pss"]) * members / count
         rows.append([
             f"**{name}**", number(guard_us), number(etcd_us),
-            number(found[name].a_minute[0] / renewals),
+            number(found[name].a_minute[0] / renewals), number(grown),
         ])  # fmt: skip
     head = (
         "kind", "guard's CPU µs each", "members' CPU µs each, all together",
-        "guard's wake-ups each",
+        "guard's wake-ups each", "members' MB for each guest, all together",
     )  # fmt: skip
     return Table("A renewal, when there is time", head, rows)
 
