@@ -101,7 +101,7 @@ class SanlockPlugin(Plugin):
         self.settings.check_host_id()
         lockspace.check_parent(self.settings)
         self.asked()
-        self._watched, _ = status.connect()
+        self._watched = status.watch()
         self.guest = guest
         guest.doing = self.settings.joining
         joined = self._join()

@@ -26,7 +26,7 @@ _NAME = "the sanlock daemon"
 _PROGRAMS = ("/usr/sbin/sanlock", "/usr/local/sbin/sanlock")
 _TIMEVAL = Struct("2l")
 _HEADER = Struct("6IiI")  # struct sm_header: magic, protocol, command, -, length, -, what, -
-_MAGIC, _PROTOCOL, _STATUS, _HOST_STATUS = 0x04282010, 1, 5, 15
+_MAGIC, _PROTOCOL, _STATUS, _HOST_STATUS, _VERSION = 0x04282010, 1, 5, 15, 28
 _ENTRY = Struct("3I4xQ48sI4x")  # struct sanlk_state: kind, -, number, large, name, bytes of text
 _DAEMON, _LOCKSPACE, _RESOURCE, _HOST = 1, 3, 4, 5
 _CHUNK = 1 << 16
@@ -105,8 +105,18 @@ class Status:
             self.daemon = entry.fields()
 
 
-def connect(message: bytes = b"") -> tuple[_socket.socket, bytes]:
-    """Return a connection to the daemon, and its answer to a message, which is its last word.
+def watch() -> _socket.socket:
+    """Return a connection that ends with the daemon, to be closed by the caller; raises LockError.
+
+    It begins with a question. A daemon that takes the place in its list of one that has just
+    closed for readable waits for this one's first words, and serves nobody until they are there.
+    """
+    connection, _ = _connect(_header(_VERSION), ends=False)
+    return connection
+
+
+def _connect(message: bytes, *, ends: bool) -> tuple[_socket.socket, bytes]:
+    """Return a connection to the daemon, and its answer, a header's length unless it `ends` there.
 
     Raises LockError, which says how to have a daemon.
     """
@@ -117,11 +127,16 @@ def connect(message: bytes = b"") -> tuple[_socket.socket, bytes]:
             connection.setsockopt(_socket.SOL_SOCKET, bound, _TIMEVAL.pack(ANSWER_S, 0))
         connection.connect(_socket_path())
         connection.sendall(message)
-        heard = iter(lambda: connection.recv(_CHUNK), b"") if message else ()
+        heard = iter(lambda: connection.recv(_CHUNK), b"") if ends else (_first(connection),)
         return connection, b"".join(heard)
     except OSError as error:
         connection.close()
         raise LockError("reach", _NAME, *_unreachable(error)) from error
+
+
+def _first(connection: _socket.socket) -> bytes:
+    """Return the answer's header, or what there is of it at its end."""
+    return connection.recv(_HEADER.size, _socket.MSG_WAITALL)
 
 
 def _socket_path() -> str:
@@ -200,11 +215,15 @@ class _Answer:
         return bytes(taken)
 
 
+def _header(command: int, more_bytes: int = 0, what: int = 0) -> bytes:
+    length = _HEADER.size + more_bytes
+    return _HEADER.pack(_MAGIC, _PROTOCOL, command, 0, length, 0, what, 0)
+
+
 def _ask(command: int, what: int, structure: bytes, hear: Callable[[_Entry], None]) -> None:
     """Have the parts of an answer heard; raises LockError, also for one that is none."""
-    length = _HEADER.size + len(structure)
-    header = _HEADER.pack(_MAGIC, _PROTOCOL, command, 0, length, 0, what, 0)
-    connection, data = connect(header + structure)
+    message = _header(command, len(structure), what) + structure
+    connection, data = _connect(message, ends=True)
     connection.close()
     answer = _Answer(data)
     if code := _HEADER.unpack(answer.take(_HEADER.size))[6]:
