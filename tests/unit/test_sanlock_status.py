@@ -50,6 +50,27 @@ LIES = {
 }  # fmt: skip
 
 
+def test_a_connection_that_only_watches_is_answered_before_it_keeps_still(tmp_path: Path) -> None:
+    """The daemon may read from it as soon as it is there, and serves nobody meanwhile."""
+    watch = "from lockplugins.sanlock import status; status.watch(); print('watched')"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(os.fspath(tmp_path / "sanlock.sock"))
+        listener.listen()
+        with subprocess.Popen(
+            [sys.executable, "-c", watch], stdout=subprocess.PIPE,
+            env={**os.environ, status.RUN_DIR_VARIABLE: str(tmp_path)},
+        ) as watching:  # fmt: skip
+            listener.settimeout(DEADLINE_S)
+            connection, _ = listener.accept()
+            with connection:
+                connection.settimeout(DEADLINE_S)
+                asked = connection.recv(1 << 16)
+                assert asked == status._header(status._VERSION)
+                connection.sendall(asked)
+                said, _ = watching.communicate(timeout=DEADLINE_S)
+    assert said == b"watched\n"
+
+
 @pytest.mark.parametrize("lie", LIES)
 def test_what_cannot_be_understood_is_a_doubt(lie: str, tmp_path: Path) -> None:
     said, words = LIES[lie]
