@@ -111,12 +111,12 @@ def watch() -> _socket.socket:
     It begins with a question. A daemon that takes the place in its list of one that has just
     closed for readable waits for this one's first words, and serves nobody until they are there.
     """
-    connection, _ = _connect(_header(_VERSION), ends=False)
+    connection, _ = _connect(_header(_VERSION), _HEADER.size)
     return connection
 
 
-def _connect(message: bytes, *, ends: bool) -> tuple[_socket.socket, bytes]:
-    """Return a connection to the daemon, and its answer, a header's length unless it `ends` there.
+def _connect(message: bytes, most: float = float("inf")) -> tuple[_socket.socket, bytes]:
+    """Return a connection to the daemon, and its answer: `most` bytes, or all until its end.
 
     Raises LockError, which says how to have a daemon.
     """
@@ -127,16 +127,13 @@ def _connect(message: bytes, *, ends: bool) -> tuple[_socket.socket, bytes]:
             connection.setsockopt(_socket.SOL_SOCKET, bound, _TIMEVAL.pack(ANSWER_S, 0))
         connection.connect(_socket_path())
         connection.sendall(message)
-        heard = iter(lambda: connection.recv(_CHUNK), b"") if ends else (_first(connection),)
-        return connection, b"".join(heard)
+        heard = bytearray()
+        while len(heard) < most and (said := connection.recv(_CHUNK)):
+            heard += said
+        return connection, bytes(heard)
     except OSError as error:
         connection.close()
         raise LockError("reach", _NAME, *_unreachable(error)) from error
-
-
-def _first(connection: _socket.socket) -> bytes:
-    """Return the answer's header, or what there is of it at its end."""
-    return connection.recv(_HEADER.size, _socket.MSG_WAITALL)
 
 
 def _socket_path() -> str:
@@ -223,7 +220,7 @@ def _header(command: int, more_bytes: int = 0, what: int = 0) -> bytes:
 def _ask(command: int, what: int, structure: bytes, hear: Callable[[_Entry], None]) -> None:
     """Have the parts of an answer heard; raises LockError, also for one that is none."""
     message = _header(command, len(structure), what) + structure
-    connection, data = _connect(message, ends=True)
+    connection, data = _connect(message)
     connection.close()
     answer = _Answer(data)
     if code := _HEADER.unpack(answer.take(_HEADER.size))[6]:
