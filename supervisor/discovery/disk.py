@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from lockplugins.contract import Mode
-from supervisor.discovery.drivers import NETWORK, protocol
+from supervisor.discovery.drivers import is_network
 from supervisor.discovery.errors import DiscoveryError
 
 TYPE_CHECKING = False
@@ -41,7 +41,7 @@ def strongest(disks: Iterable[Disk]) -> list[Disk]:
 
 def named(path: str, cwd: str) -> str:
     """Return the absolute path of a file; a network disk's name is left as it is."""
-    return path if protocol(path) in NETWORK else os.path.join(cwd, path)
+    return path if is_network(path) else os.path.join(cwd, path)
 
 
 def parse_disk_option(text: str, cwd: str) -> Disk:

@@ -68,6 +68,11 @@ def protocol(filename: str | None) -> str | None:
     return match.group(1) if match else None
 
 
+def is_network(filename: str) -> bool:
+    """Tell a network disk's name, as QEMU takes it, from a path."""
+    return protocol(filename) in NETWORK
+
+
 def beside(path: str, name: str) -> str:
     """Return `name` as seen from the image `path`, which may be relative to its directory."""
     return name if protocol(name) else os.path.join(os.path.dirname(path), name)

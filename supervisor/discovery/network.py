@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from urllib.parse import quote
 
-from supervisor.discovery.drivers import NETWORK, protocol
+from supervisor.discovery.drivers import is_network, protocol
 from supervisor.discovery.errors import refusal
 
 TYPE_CHECKING = False
@@ -55,7 +55,7 @@ def refused(disk: Disk) -> DiscoveryError:
 
 def among(disks: Iterable[Disk]) -> list[Disk]:
     """Return which of them are network disks."""
-    return [disk for disk in disks if protocol(disk.path) in NETWORK]
+    return [disk for disk in disks if is_network(disk.path)]
 
 
 def _server(options: Mapping[str, Value], found_in: str) -> str:
